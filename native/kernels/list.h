@@ -1,15 +1,48 @@
-// Every kernel, in opcode order. K(name) has no workspace; KW(name) also defines name##_workspace.
+// Every kernel, in opcode order. K(name, arguments) has no workspace; KW(name, arguments) also defines name##_workspace.
 // A kernel `name` is `static void NS::name(const Arg* a, void* ws)` in the .inc file that owns it.
+// The argument letters (p address, i integer, f double, W a weight of 7 words) are README.md's; spaces are for reading.
 #ifndef KERNEL_LIST
-#define KERNEL_LIST(K, KW)                                                                                   \
-  /* matmul.inc */ KW(matmul)                                                                                \
-  /* embedding.inc */ K(embedding) KW(embedding_grad) K(select_rows) KW(select_rows_grad)                    \
-  /* norm.inc */ K(rms_norm) K(rms_norm_grad) KW(rms_norm_grad_weight)                                       \
-  /* rope.inc */ K(rope)                                                                                     \
-  /* attention.inc */ KW(attention) KW(attention_grad) K(kv_write) KW(attention_cached)                      \
-  /* glu.inc */ K(glu) K(glu_grad)                                                                           \
-  /* loss.inc */ KW(linear_cross_entropy) KW(cross_entropy) K(cross_entropy_grad)                            \
-  /* elementwise.inc */ K(unary) K(unary_grad) K(binary) K(reduce) K(column_sum) K(dropout) K(fill) K(copy)  \
-  /* optim.inc */ K(sum_squares) K(clip_factor) K(adamw) K(adamw8bit)                                        \
-  /* quant.inc */ K(dequantize) K(quantize_nf4)
+#define KERNEL_LIST(K, KW)                                    \
+  /* matmul.inc */                                            \
+  KW(matmul, "iii pii Wii pi p p f i pi pi f")                \
+  /* embedding.inc */                                         \
+  K(embedding, "iii Wii p f p")                               \
+  KW(embedding_grad, "iiii pp f pp")                          \
+  K(select_rows, "iii ppp")                                   \
+  KW(select_rows_grad, "iii pp pp")                           \
+  /* norm.inc */                                              \
+  K(rms_norm, "ii pp ff p p")                                 \
+  K(rms_norm_grad, "ii ppp ff pp")                            \
+  KW(rms_norm_grad_weight, "ii pp f pp")                      \
+  /* rope.inc */                                              \
+  K(rope, "iiii pp i p i p")                                  \
+  /* attention.inc */                                         \
+  KW(attention, "iiii ppp pp f i f i pp")                     \
+  KW(attention_grad, "iiii ppp pp f i f i ppp ppp")           \
+  K(kv_write, "ii pp i p")                                    \
+  KW(attention_cached, "iiii ppp i pp f i f p")               \
+  /* glu.inc */                                               \
+  K(glu, "ii ppp")                                            \
+  K(glu_grad, "ii ppp pp")                                    \
+  /* loss.inc */                                              \
+  KW(linear_cross_entropy, "iii p Wi p pp ff pp p pp pp")     \
+  KW(cross_entropy, "ii ppp ff pp p")                         \
+  K(cross_entropy_grad, "ii ppp p ff p p")                    \
+  /* elementwise.inc */                                       \
+  K(unary, "ii f pp")                                         \
+  K(unary_grad, "ii f pppp")                                  \
+  K(binary, "iii pi pi p")                                    \
+  K(reduce, "iiii p pp")                                      \
+  K(column_sum, "ii f p pp")                                  \
+  K(dropout, "i f p i pp")                                    \
+  K(fill, "ii p")                                             \
+  K(copy, "i pp")                                             \
+  /* optim.inc */                                             \
+  K(sum_squares, "i p p p")                                   \
+  K(clip_factor, "pppp")                                      \
+  K(adamw, "i pppp p p i")                                    \
+  K(adamw8bit, "i pp pp pp pp p p i")                         \
+  /* quant.inc */                                             \
+  K(dequantize, "W iii p")                                    \
+  K(quantize_nf4, "ii p i pp")
 #endif
