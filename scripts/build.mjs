@@ -1,0 +1,22 @@
+// npm run build: TypeScript to dist/, and the native CPU addon to build/native/.
+//   node scripts/build.mjs            everything
+//   node scripts/build.mjs types      TypeScript only (exits 1 on type errors)
+//   node scripts/build.mjs native     the addon only (exits 1 when it did not build)
+// Without a C++ compiler the package works on its WebAssembly build, so a missing or failing compiler is not an error.
+import { spawnSync } from "node:child_process";
+import { join } from "node:path";
+import { buildNative } from "./build-native.mjs";
+
+const root = join(import.meta.dirname, "..");
+const parts = process.argv.slice(2);
+const wanted = (part) => parts.length === 0 || parts.includes(part);
+
+if (wanted("native")) {
+  const built = await buildNative(root);
+  if (!built && parts.includes("native")) process.exitCode = 1;
+}
+if (wanted("types")) {
+  const tsc = join(root, "node_modules", "typescript", "bin", "tsc");
+  const { status } = spawnSync(process.execPath, [tsc, "-p", root], { stdio: "inherit" });
+  if (status !== 0) process.exitCode = 1;
+}
