@@ -76,7 +76,7 @@ async function pool(tasks, width) {
  * Builds the addon. Answers true when it is there and current.
  * @param {string} root the package's folder
  */
-export async function buildNative(root) {
+export async function buildNative(root, { without = [], out = join(root, "build", "native") } = {}) {
   const fallback = "The CPU backend will use its WebAssembly build.";
   if (process.platform === "win32") return skip(`Native CPU kernels are not built on Windows. ${fallback}`);
   const headers = join(root, "node_modules", "node-api-headers", "include");
@@ -84,7 +84,6 @@ export async function buildNative(root) {
   const compiler = findCompiler();
   if (!compiler) return skip(`No C++ compiler found (tried $CXX, c++, g++, clang++). ${fallback}`);
 
-  const out = join(root, "build", "native");
   mkdirSync(out, { recursive: true });
   const sources = nativeSources(root);
   const shared = sources.filter((file) => !file.endsWith(".cc"));
@@ -93,7 +92,7 @@ export async function buildNative(root) {
     const objects = [];
     const tasks = units().map((unit) => {
       const source = join(root, "native", `${unit.name}.cc`);
-      const flags = [...FLAGS, `-I${headers}`, ...unit.flags];
+      const flags = [...FLAGS, `-I${headers}`, ...unit.flags, ...without.map((file) => `-DWITHOUT_${file}`)];
       const key = hash([compiler.version, ...flags, sharedHash, readFileSync(source)]);
       const object = join(out, `${unit.name}.${key.slice(0, 16)}.o`);
       objects.push(object);

@@ -5,14 +5,18 @@
 // Without a C++ compiler the package works on its WebAssembly build, so a missing or failing compiler is not an error.
 import { spawnSync } from "node:child_process";
 import { join } from "node:path";
+import { parseArgs } from "node:util";
 import { buildNative } from "./build-native.mjs";
 
 const root = join(import.meta.dirname, "..");
-const parts = process.argv.slice(2);
+const { values, positionals: parts } = parseArgs({
+  allowPositionals: true,
+  options: { without: { type: "string", default: "" }, out: { type: "string" } },
+});
 const wanted = (part) => parts.length === 0 || parts.includes(part);
 
 if (wanted("native")) {
-  const built = await buildNative(root);
+  const built = await buildNative(root, { without: values.without.split(",").filter(Boolean), out: values.out });
   if (!built && parts.includes("native")) process.exitCode = 1;
 }
 if (wanted("types")) {
