@@ -16,7 +16,7 @@ enum Fault : int32_t {
   FAULT_TRUNCATED = 1,  // detail: words the instruction needs
   FAULT_OPCODE = 2,     // detail: the opcode
   FAULT_MISSING = 3,    // detail: the opcode
-  FAULT_ARGUMENTS = 4,  // detail: the argument count
+  FAULT_ARGUMENTS = 4,  // detail: opcode << 32 | argument count
   FAULT_ADDRESS = 5,    // detail: the address
   FAULT_WORKSPACE = 6,  // detail: bytes the kernel needs
   FAULT_CANCELLED = 7,

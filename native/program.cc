@@ -55,7 +55,7 @@ bool check(const KernelTable& table, const uint64_t* words, int64_t total, RunCo
     const Kernel& kernel = table.kernels[in.opcode];
     if (!kernel.run) return fail(control, FAULT_MISSING, index, in.opcode), false;
     const Signature& s = signatures[in.opcode];
-    if (in.count != s.count) return fail(control, FAULT_ARGUMENTS, index, in.count), false;
+    if (in.count != s.count) return fail(control, FAULT_ARGUMENTS, index, in.opcode << 32 | in.count), false;
     if (total - at < 2 + in.count) return fail(control, FAULT_TRUNCATED, index, 2 + in.count), false;
     for (int i = 0; i < s.count; i++) {
       const uint64_t address = in.arguments[i].u;

@@ -15,7 +15,7 @@ export function runKernel(runtime: CpuRuntime, name: string, args: readonly Kern
   const words = encodeInstruction(runtime, name, args, workspace);
   const program = runtime.alloc(words.byteLength);
   try {
-    new Uint8Array(runtime.bytes(program, words.byteLength)).set(new Uint8Array(words.buffer));
+    runtime.bytes(program, words.byteLength).set(new Uint8Array(words.buffer));
     runtime.runSync(program, words.length);
   } finally {
     runtime.free(program);

@@ -53,8 +53,9 @@ export class Control {
       case FAULT.missing:
         return new Error(`${at}: this build has no kernel "${kernel}"`);
       case FAULT.arguments: {
-        const counts = signatures.map((s, i) => `${kernels[i]} ${wordLetters(s).length}`);
-        return new Error(`${at} has ${detail} arguments, which is not its kernel's number (${counts.join(", ")})`);
+        const opcode = Number(detail >> 32n);
+        const takes = wordLetters(signatures[opcode]!).length;
+        return new Error(`${at}, ${kernels[opcode]}, has ${detail & 0xffffffffn} arguments; it takes ${takes}`);
       }
       case FAULT.address:
         return new Error(`${at}: address ${detail} is in no allocated memory`);
