@@ -1,0 +1,152 @@
+import { apply1, graphOf, type Value } from "../graph/graph.ts";
+import type { Op } from "../graph/op.ts";
+import { GraphError } from "../graph/types.ts";
+import { accumulate } from "./add.ts";
+import { expectSpec, matrix, required, traffic } from "./check.ts";
+import { isConstant, mul } from "./elementwise.ts";
+
+type LossAttrs = { softcap: number; labelSmoothing: number };
+
+/** What the loss ops report beside the loss, in this order, all unscaled sums over trained tokens. */
+export const LOSS_METRICS = ["crossEntropy", "correct", "entropy", "targets"] as const;
+
+/**
+ * loss = lossScale·Σ_t CE(softcap(h[t]·Wᵀ + bias), labels[t]) over tokens whose label is not −100, with the logits made,
+ * used and forgotten a chunk of trained tokens at a time: the whole [T, V] never exists.
+ * Inputs: h [T, d], W [V, d] in any weight type, bias? [V], labels i32[T], lossScale f32[1].
+ * Outputs: loss [1], metrics [4] (LOSS_METRICS).
+ */
+export const linearCrossEntropyOp: Op<LossAttrs> = {
+  name: "linear_cross_entropy",
+  infer: (inputs) => {
+    checkHead("linear_cross_entropy", inputs);
+    return lossSpecs();
+  },
+  vjp(ctx) {
+    const { node } = ctx;
+    const [h, w, bias, labels, lossScale] = node.inputs as [Value, Value, Value | null, Value, Value];
+    const seed = ctx.grad(0)!;
+    const plain = isConstant(seed, 1);
+    const scaled = plain ? lossScale : mul(lossScale, seed);
+    const weightGrad = ctx.needs(1);
+    const biasGrad = bias !== null && ctx.needs(2);
+    // One node gives every gradient, so the accumulators are asked for before it is made.
+    const accumulators = [weightGrad ? ctx.accumulator(1) : null, biasGrad ? ctx.accumulator(2) : null];
+    const inputs = [h, w, bias, labels, scaled, ...accumulators];
+    const grads = graphOf([h]).apply(linearCrossEntropyGradOp, inputs, { ...ctx.attrs, weightGrad, biasGrad });
+    ctx.give(0, (acc) => accumulate(acc, grads[2]!));
+    ctx.give(1, () => grads[3]!);
+    ctx.give(2, () => grads[grads.length - 1]!);
+    if (plain) {
+      ctx.supersede(node.outputs[0]!, grads[0]!);
+      ctx.supersede(node.outputs[1]!, grads[1]!);
+    }
+  },
+  cost: (node) => headCost(node.inputs[0]!, node.inputs[1]!, 1),
+};
+
+/**
+ * The same loss and metrics with their gradients: dh [T, d] (zero for untrained tokens), then dW [V, d] when `weightGrad`
+ * and dBias [V] when `biasGrad`. Inputs: those of the loss, then accW?, accBias?.
+ */
+export const linearCrossEntropyGradOp: Op<LossAttrs & { weightGrad: boolean; biasGrad: boolean }> = {
+  name: "linear_cross_entropy_grad",
+  infer(inputs, { weightGrad, biasGrad }) {
+    const [h, w] = checkHead("linear_cross_entropy_grad", inputs);
+    if (weightGrad && w.dtype !== "f32")
+      throw new GraphError(`linear_cross_entropy: a trained head must be f32, found ${w}`);
+    const specs = [...lossSpecs(), { dtype: "f32" as const, shape: h.shape }];
+    if (weightGrad) specs.push({ dtype: "f32", shape: w.shape });
+    if (biasGrad) specs.push({ dtype: "f32", shape: [w.shape[0]!] });
+    return specs;
+  },
+  cost: (node) => headCost(node.inputs[0]!, node.inputs[1]!, node.attrs.weightGrad ? 3 : 2),
+  inPlace(node) {
+    const pairs: [number, number][] = [];
+    if (node.inputs[5]) pairs.push([3, 5]);
+    if (node.inputs[6]) pairs.push([node.outputs.length - 1, 6]);
+    return pairs;
+  },
+};
+
+/** Loss over given logits [T, V]; for heads that are more than one product. Outputs: loss [1], metrics [4], lse [T]. */
+export const crossEntropyOp: Op<LossAttrs> = {
+  name: "cross_entropy",
+  infer(inputs) {
+    const logits = required("cross_entropy", "logits", inputs, 0);
+    const [t] = matrix("cross_entropy", "logits", logits);
+    checkLabels("cross_entropy", t, inputs[1] ?? null, inputs[2] ?? null);
+    return [...lossSpecs(), { dtype: "f32", shape: [t] }];
+  },
+  vjp(ctx) {
+    const [logits, labels, lossScale] = ctx.node.inputs as [Value, Value, Value];
+    const lse = ctx.node.outputs[2]!;
+    ctx.give(0, (acc) =>
+      accumulate(acc, apply1(crossEntropyGradOp, [logits, labels, lossScale, ctx.grad(0)!, lse], ctx.attrs)),
+    );
+  },
+  cost: (node) => ({ flops: 8 * (node.inputs[0]!.bytes / 4), bytes: traffic(node) }),
+};
+
+/** dlogits, over the logits when they die here. Inputs: logits, labels, lossScale, dloss [1], lse. */
+export const crossEntropyGradOp: Op<LossAttrs> = {
+  name: "cross_entropy_grad",
+  infer: (inputs) => [{ dtype: "f32", shape: inputs[0]!.shape }],
+  cost: (node) => ({ flops: 8 * (node.inputs[0]!.bytes / 4), bytes: traffic(node) }),
+  inPlace: () => [[0, 0]],
+};
+
+/** The loss [1] and its metrics [4] (LOSS_METRICS). */
+export interface Loss {
+  readonly loss: Value;
+  readonly metrics: Value;
+}
+
+export interface LossOptions {
+  labels: Value;
+  /** What the sum over tokens is multiplied with: 1 / (trained tokens of the accumulation window). */
+  lossScale: Value;
+  softcap?: number;
+  labelSmoothing?: number;
+}
+
+/** Cross-entropy of a language-model head over h, without whole logits. */
+export function linearCrossEntropy(h: Value, head: { weight: Value; bias?: Value | null }, options: LossOptions): Loss {
+  const attrs = { softcap: options.softcap ?? 0, labelSmoothing: options.labelSmoothing ?? 0 };
+  const inputs = [h, head.weight, head.bias ?? null, options.labels, options.lossScale];
+  const [loss, metrics] = graphOf([h]).apply(linearCrossEntropyOp, inputs, attrs);
+  return { loss: loss!, metrics: metrics! };
+}
+
+/** Cross-entropy over logits [T, V]. */
+export function crossEntropy(logits: Value, options: LossOptions): Loss {
+  const attrs = { softcap: options.softcap ?? 0, labelSmoothing: options.labelSmoothing ?? 0 };
+  const [loss, metrics] = graphOf([logits]).apply(crossEntropyOp, [logits, options.labels, options.lossScale], attrs);
+  return { loss: loss!, metrics: metrics! };
+}
+
+const lossSpecs = () => [
+  { dtype: "f32" as const, shape: [1] },
+  { dtype: "f32" as const, shape: [LOSS_METRICS.length] },
+];
+
+function checkHead(op: string, inputs: readonly (Value | null)[]): [Value, Value] {
+  const h = required(op, "h", inputs, 0);
+  const w = required(op, "head weight", inputs, 1);
+  const [t, d] = matrix(op, "h", h);
+  const [v, dw] = matrix(op, "head weight", w);
+  if (d !== dw) throw new GraphError(`${op}: the head ${w} does not fit hidden states ${h}`);
+  if (inputs[2]) expectSpec(op, "bias", inputs[2], "f32", [v]);
+  checkLabels(op, t, inputs[3] ?? null, inputs[4] ?? null);
+  return [h, w];
+}
+
+function checkLabels(op: string, tokens: number, labels: Value | null, lossScale: Value | null): void {
+  expectSpec(op, "labels", required(op, "labels", [labels], 0), "i32", [tokens]);
+  expectSpec(op, "lossScale", required(op, "lossScale", [lossScale], 0), "f32", [1]);
+}
+
+function headCost(h: Value, w: Value, products: number): { flops: number; bytes: number } {
+  const [t, d] = matrix("head", "h", h);
+  return { flops: 2 * products * t * d * w.shape[0]!, bytes: w.bytes * products + h.bytes * 2 };
+}
