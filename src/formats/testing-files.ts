@@ -31,6 +31,8 @@ export function assertFormatError(action: () => unknown, message: RegExp): void 
 
 /** Writes bytes and hands the path to `use`: for readers that take a path. */
 export function withBytes<T>(path: string, bytes: Uint8Array, use: (path: string) => T): T {
+  // Truncating a file and writing it anew makes ext4 wait for the disk; a new file does not.
+  rmSync(path, { force: true });
   writeFileSync(path, bytes);
   return use(path);
 }
