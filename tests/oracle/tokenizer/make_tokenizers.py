@@ -191,6 +191,7 @@ def make_o200k():
             AddedToken("<both>", lstrip=True, rstrip=True),
             AddedToken("<mask>ed"),
             AddedToken("     "),
+            AddedToken("<é>", normalized=False),
         ]
     )
     return tok, {"bos_token": None, "eos_token": "<|endoftext|>", "pad_token": "<|endoftext|>"}, None
@@ -225,6 +226,7 @@ def make_llama2():
             [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
         ),
     )
+    tok.add_tokens([AddedToken("<norm>"), AddedToken("two words")])
     tok.post_processor = bos_template("<s>", tok, False)
     config = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "add_bos_token": True}
     return tok, {**config, "add_eos_token": False, "legacy": True}, INST
@@ -322,8 +324,8 @@ def expected(tok):
     # Every cut of a text with long characters: the broken halves a streaming decoder must hold back.
     ids = tok.encode("naïve 👩‍👩‍👧 漢字 é\u0301", add_special_tokens=False).ids
     for cut in range(1, len(ids)):
-        decode.append({"ids": ids[:cut], "text": tok.decode(ids[:cut])})
-        decode.append({"ids": ids[cut:], "text": tok.decode(ids[cut:])})
+        decode.append({"ids": ids[:cut], "text": tok.decode(ids[:cut], skip_special_tokens=False)})
+        decode.append({"ids": ids[cut:], "text": tok.decode(ids[cut:], skip_special_tokens=False)})
     return {"encode": encode, "decode": decode}
 
 

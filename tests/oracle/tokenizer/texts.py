@@ -76,6 +76,7 @@ TEXTS = [
     "<think>\n</think><tool_call>{\"a\": 1}</tool_call> <tool_call >",
     "<\uff5cbegin\u2581of\u2581sentence\uff5c>hi<\uff5cend\u2581of\u2581sentence\uff5c> <\uff5cbos\u2581\u00e9\uff5c>\u00e9",
     "     five      six       seven\n     five",
+    "<|end|>       x <both>      y<|end|>      <|end|> <\u00e9>x two words, <norm> two words",
     "if (a && b || !c) { return a ? b : c; } // comment \u2014 done",
     "\tdef f(x):\n\t\treturn x ** 2  # square\n\n\n\tprint(f(3))\n",
     "| col a | col b |\n|-------|-------|\n| 1     | 2     |\n",
