@@ -1,0 +1,127 @@
+import { type DType, denseBytes, GraphError, numel, type Shape } from "../../graph/types.ts";
+import type { DeviceTensor, PartName, TensorOptions, TensorRole } from "../backend.ts";
+import { type Address, type CpuRuntime, type KernelArgument, MAX_VIEW_BYTES } from "./runtime.ts";
+
+/** Scales of double-quantised scales are shared by this many (bitsandbytes). */
+export const NESTED_BLOCK = 256;
+
+const WEIGHT_TYPES: Partial<Record<DType, number>> = { f32: 0, bf16: 1, f16: 2 };
+const NF4 = 3;
+const NF4_DOUBLE = 4;
+
+let nextTensorId = 1;
+
+/** A tensor in a CPU runtime's memory: one allocation a part. */
+export class CpuTensor implements DeviceTensor {
+  readonly id = nextTensorId++;
+  readonly name: string;
+  readonly dtype: DType;
+  readonly shape: Shape;
+  readonly role: TensorRole;
+  readonly bytes: number;
+  readonly quantization: { readonly blockSize: number; readonly doubleQuant: boolean } | null;
+  readonly parts: ReadonlyMap<PartName, number>;
+  nestedOffset = 0;
+  private readonly runtime: CpuRuntime;
+  private readonly addresses = new Map<PartName, Address>();
+  private readonly released: (tensor: CpuTensor) => void;
+
+  constructor(
+    runtime: CpuRuntime,
+    name: string,
+    dtype: DType,
+    shape: Shape,
+    options: TensorOptions,
+    released: (t: CpuTensor) => void,
+  ) {
+    this.runtime = runtime;
+    this.name = name;
+    this.dtype = dtype;
+    this.shape = shape;
+    this.role = options.role;
+    this.released = released;
+    this.quantization =
+      dtype === "nf4" ? { blockSize: options.blockSize ?? 64, doubleQuant: options.doubleQuant ?? false } : null;
+    this.parts = partBytes(dtype, shape, this.quantization);
+    this.bytes = [...this.parts.values()].reduce((sum, bytes) => sum + bytes, 0);
+    try {
+      for (const [part, bytes] of this.parts) this.addresses.set(part, runtime.alloc(Math.max(bytes, 4)));
+    } catch (error) {
+      this.freeParts();
+      const reason = error instanceof Error ? error.message : String(error);
+      throw new Error(`no memory for ${name} (${dtype}[${shape.join(",")}], ${this.bytes} bytes): ${reason}`, {
+        cause: error,
+      });
+    }
+  }
+
+  address(part: PartName = "data"): Address {
+    const address = this.addresses.get(part);
+    if (address === undefined) throw new GraphError(`tensor ${this.name} has been disposed or has no ${part}`);
+    return address;
+  }
+
+  /** The kernels' 7 words for this tensor as a matrix. */
+  weightWords(): KernelArgument[] {
+    if (!this.quantization) {
+      const type = WEIGHT_TYPES[this.dtype];
+      if (type === undefined) throw new GraphError(`tensor ${this.name} of type ${this.dtype} cannot be a weight`);
+      return [type, this.address(), 0, 0, 0, 0, 64];
+    }
+    const { blockSize, doubleQuant } = this.quantization;
+    if (!doubleQuant) return [NF4, this.address(), this.address("absmax"), 0, 0, 0, blockSize];
+    const scales = [this.address("absmax"), this.address("nested"), this.address("map")];
+    return [NF4_DOUBLE, this.address(), ...scales, this.nestedOffset, blockSize];
+  }
+
+  write(data: Uint8Array, at: { part?: PartName; offset?: number } = {}): void {
+    const { part = "data", offset = 0 } = at;
+    const size = this.parts.get(part) ?? 0;
+    if (offset + data.byteLength > size) {
+      throw new RangeError(
+        `${this.name}: writing ${data.byteLength} bytes at ${offset} of its ${part} (${size} bytes)`,
+      );
+    }
+    const start = this.address(part) + offset;
+    for (let done = 0; done < data.byteLength; done += MAX_VIEW_BYTES) {
+      const piece = data.subarray(done, done + MAX_VIEW_BYTES);
+      this.runtime.bytes(start + done, piece.byteLength).set(piece);
+    }
+  }
+
+  async read(part: PartName = "data"): Promise<Uint8Array> {
+    const bytes = this.parts.get(part) ?? 0;
+    const copy = new Uint8Array(bytes);
+    for (let done = 0; done < bytes; done += MAX_VIEW_BYTES) {
+      copy.set(this.runtime.bytes(this.address(part) + done, Math.min(MAX_VIEW_BYTES, bytes - done)), done);
+    }
+    return copy;
+  }
+
+  dispose(): void {
+    if (this.addresses.size === 0) return;
+    this.freeParts();
+    this.released(this);
+  }
+
+  private freeParts(): void {
+    for (const address of this.addresses.values()) this.runtime.free(address);
+    this.addresses.clear();
+  }
+}
+
+function partBytes(
+  dtype: DType,
+  shape: Shape,
+  quantization: { blockSize: number; doubleQuant: boolean } | null,
+): Map<PartName, number> {
+  const parts = new Map<PartName, number>([["data", denseBytes(dtype, shape)]]);
+  if (!quantization) return parts;
+  const blocks = Math.ceil(numel(shape) / quantization.blockSize);
+  parts.set("absmax", quantization.doubleQuant ? blocks : 4 * blocks);
+  if (quantization.doubleQuant) {
+    parts.set("nested", 4 * Math.ceil(blocks / NESTED_BLOCK));
+    parts.set("map", 4 * 256);
+  }
+  return parts;
+}
