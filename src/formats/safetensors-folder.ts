@@ -2,9 +2,10 @@ import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { ByteFile } from "./byte-file.ts";
 import { FormatError, show } from "./errors.ts";
-import { noSuchTensor, openSafetensors, type SafetensorsFile, type TensorSource } from "./safetensors-file.ts";
+import { openSafetensors, type SafetensorsFile, type SafetensorsSource } from "./safetensors-file.ts";
 import { MAX_HEADER_BYTES, type SafetensorsInfo } from "./safetensors-header.ts";
 import { isJsonObject, parseJsonObject } from "./strict-json.ts";
+import { noSuchTensor } from "./tensor-file.ts";
 
 export const SINGLE_FILE = "model.safetensors";
 export const INDEX_FILE = "model.safetensors.index.json";
@@ -13,7 +14,7 @@ export const INDEX_FILE = "model.safetensors.index.json";
  * Opens a model's folder: `model.safetensors`, or the shards named by `model.safetensors.index.json`, as one map of
  * tensors. With both, the single file is used, as transformers does. Throws `FormatError`, with nothing left open.
  */
-export function openSafetensorsFolder(folder: string): TensorSource {
+export function openSafetensorsFolder(folder: string): SafetensorsSource {
   const single = join(folder, SINGLE_FILE);
   if (existsSync(single)) return openSafetensors(single);
   if (existsSync(join(folder, INDEX_FILE))) return new ShardedSafetensors(folder);
@@ -25,7 +26,7 @@ export function openSafetensorsFolder(folder: string): TensorSource {
   });
 }
 
-class ShardedSafetensors implements TensorSource {
+class ShardedSafetensors implements SafetensorsSource {
   readonly path: string;
   readonly tensors: ReadonlyMap<string, SafetensorsInfo>;
   readonly metadata: ReadonlyMap<string, string>;

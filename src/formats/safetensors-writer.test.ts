@@ -3,7 +3,7 @@ import { existsSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
 import { FormatError } from "./errors.ts";
-import { openSafetensors, type TensorSource, type TensorToWrite, writeSafetensors } from "./safetensors.ts";
+import { openSafetensors, type SafetensorsSource, type TensorToWrite, writeSafetensors } from "./safetensors.ts";
 import { fixtures, seededRandom, temporaryFolder } from "./testing-files.ts";
 
 const bytes = (...values: number[]) => Uint8Array.from(values);
@@ -15,7 +15,7 @@ const u8 = (name: string, data: TensorToWrite["data"], size = 4): TensorToWrite 
 });
 
 /** The tensors of a file in a random order. */
-function shuffled(file: TensorSource): TensorToWrite[] {
+function shuffled(file: SafetensorsSource): TensorToWrite[] {
   const random = seededRandom(3);
   const tensors = [...file.tensors.values()].map(({ name, dtype, shape, byteLength }) => {
     const data = new Uint8Array(byteLength);

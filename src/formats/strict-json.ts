@@ -1,8 +1,11 @@
 import { FormatError, reason, show } from "./errors.ts";
 
+/** JSON.parse makes an object of some 60 bytes out of three: without a limit a 100 MB file could exhaust the heap. */
+const MAX_STRUCTURE = 2 ** 22;
+
 /**
  * The JSON object in `bytes`: valid UTF-8, valid JSON, an object at the top, no key twice in it or in an object directly
- * inside it (JSON.parse would keep the last one silently). Throws `FormatError` naming `file` and `field`.
+ * inside it (JSON.parse would keep the last one silently), at most 2²² keys, objects and arrays. Throws `FormatError` naming `file` and `field`.
  */
 export function parseJsonObject(bytes: Uint8Array, file: string, field: string): Record<string, unknown> {
   let text: string;
@@ -11,6 +14,13 @@ export function parseJsonObject(bytes: Uint8Array, file: string, field: string):
   } catch (cause) {
     throw new FormatError({ file, field, found: "bytes that are not UTF-8", expected: "UTF-8 text", cause });
   }
+  if (hasTooMuchStructure(bytes))
+    throw new FormatError({
+      file,
+      field,
+      found: `more than ${MAX_STRUCTURE} keys, objects and arrays`,
+      expected: "fewer",
+    });
   let value: unknown;
   try {
     value = JSON.parse(text);
@@ -26,6 +36,17 @@ export function parseJsonObject(bytes: Uint8Array, file: string, field: string):
 
 export function isJsonObject(value: unknown): value is Record<string, unknown> {
   return typeof value === "object" && value !== null && !Array.isArray(value);
+}
+
+function hasTooMuchStructure(json: Uint8Array): boolean {
+  let count = 0;
+  for (let i = 0; i < json.length; i++) {
+    const byte = json[i];
+    if (byte === 0x22) {
+      for (i++; i < json.length && json[i] !== 0x22; i++) if (json[i] === 0x5c) i++;
+    } else if ((byte === 0x3a || byte === 0x5b || byte === 0x7b) && ++count > MAX_STRUCTURE) return true;
+  }
+  return false;
 }
 
 /** Walks valid JSON from string to string; a key is a string before a colon. Deeper than two levels is not looked at. */
