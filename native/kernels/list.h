@@ -7,9 +7,9 @@
   KW(matmul, "iii pii Wii pi p p f i pi pi f")                \
   /* embedding.inc */                                         \
   K(embedding, "iii Wii p f p")                               \
-  KW(embedding_grad, "iiii pp f pp")                          \
+  K(embedding_grad, "iiii pp f pp")                           \
   K(select_rows, "iii ppp")                                   \
-  KW(select_rows_grad, "iii pp pp")                           \
+  K(select_rows_grad, "iii pp pp")                            \
   /* norm.inc */                                              \
   K(rms_norm, "ii pp ff p p")                                 \
   K(rms_norm_grad, "ii ppp ff pp")                            \
