@@ -83,6 +83,16 @@ test("bf16 rounds to nearest even", () => {
   assert.deepEqual(toBf16(3.4028235e38, -0, Number.NEGATIVE_INFINITY, 1e-45), [0x7f80, 0x8000, 0xff80, 0]);
 });
 
+test("lengths that are no multiple of the unrolling, and nothing beyond them", () => {
+  for (let n = 0; n < 9; n++) {
+    const wide = new Float32Array(n + 1).fill(7);
+    f16ToF32(new Uint16Array(n).fill(0x3c00), wide.subarray(0, n));
+    assert.deepEqual([...wide], [...Array(n).fill(1), 7]);
+    bf16ToF32(new Uint16Array(n).fill(0x4000), wide.subarray(0, n));
+    assert.deepEqual([...wide], [...Array(n).fill(2), 7]);
+  }
+});
+
 test("a target of another length is refused", () => {
   assert.throws(
     () => f16ToF32(new Uint16Array(2), new Float32Array(3)),

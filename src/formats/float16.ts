@@ -36,14 +36,29 @@ export function f16ToF32(source: Uint16Array, target: Float32Array): void {
   sameLength(source.length, target.length);
   const table = f16ToF32Table();
   const bits = new Uint32Array(target.buffer, target.byteOffset, target.length);
-  for (let i = 0; i < source.length; i++) bits[i] = table[source[i]!]!;
+  // Four a turn, here and below: the loop's own cost is half of the whole.
+  let i = 0;
+  for (; i + 3 < source.length; i += 4) {
+    bits[i] = table[source[i]!]!;
+    bits[i + 1] = table[source[i + 1]!]!;
+    bits[i + 2] = table[source[i + 2]!]!;
+    bits[i + 3] = table[source[i + 3]!]!;
+  }
+  for (; i < source.length; i++) bits[i] = table[source[i]!]!;
 }
 
 /** bf16 bits [n] to f32 [n]. Exact. */
 export function bf16ToF32(source: Uint16Array, target: Float32Array): void {
   sameLength(source.length, target.length);
   const bits = new Uint32Array(target.buffer, target.byteOffset, target.length);
-  for (let i = 0; i < source.length; i++) bits[i] = source[i]! << 16;
+  let i = 0;
+  for (; i + 3 < source.length; i += 4) {
+    bits[i] = source[i]! << 16;
+    bits[i + 1] = source[i + 1]! << 16;
+    bits[i + 2] = source[i + 2]! << 16;
+    bits[i + 3] = source[i + 3]! << 16;
+  }
+  for (; i < source.length; i++) bits[i] = source[i]! << 16;
 }
 
 /** f32 [n] to f16 bits [n], rounded to nearest even. */
