@@ -1,0 +1,164 @@
+import type { Backend, DeviceTensor, Executable } from "../backends/backend.ts";
+import { Graph, type Value } from "../graph/graph.ts";
+import { plan } from "../graph/plan.ts";
+import { numel } from "../graph/types.ts";
+import { adamw8bitOp, adamwOp, clearOp, clipFactor, sumSquares } from "../ops/optimizer.ts";
+import { signedMap, unsignedMap, zeroState1, zeroState2 } from "../quant/adam8bit.ts";
+
+/** A tensor that training changes. */
+export interface Trainable {
+  /** Its name in saved files. */
+  readonly name: string;
+  readonly tensor: DeviceTensor;
+  /** Whether weight decay applies (not to biases and norms). */
+  readonly decay: boolean;
+  /** Embeddings keep 32-bit optimizer states (bitsandbytes). */
+  readonly embedding?: boolean;
+}
+
+export interface AdamWOptions {
+  readonly beta1: number;
+  readonly beta2: number;
+  readonly epsilon: number;
+  readonly weightDecay: number;
+  /** Keep both states in 8 bits where the tensor is large enough. */
+  readonly eightBit: boolean;
+}
+
+/** bitsandbytes keeps the states of smaller tensors in 32 bits. */
+const SMALLEST_8BIT = 4096;
+const BLOCK = 256;
+
+/** Gradient buffers and AdamW states of the trained tensors, and the program of one optimizer step. */
+export class Optimizer {
+  readonly trainables: readonly Trainable[];
+  readonly options: AdamWOptions;
+  /** Optimizer steps done. */
+  step = 0;
+  private readonly backend: Backend;
+  private readonly gradients = new Map<Trainable, DeviceTensor>();
+  private readonly states = new Map<Trainable, Map<string, DeviceTensor>>();
+  private maps: DeviceTensor[] = [];
+  private executable: Executable | null = null;
+
+  constructor(backend: Backend, trainables: readonly Trainable[], options: AdamWOptions) {
+    this.backend = backend;
+    this.trainables = trainables;
+    this.options = options;
+    for (const trainable of trainables) {
+      const { name, tensor } = trainable;
+      this.gradients.set(trainable, backend.createTensor(`${name}.grad`, "f32", tensor.shape, { role: "gradient" }));
+      this.states.set(trainable, this.isEightBit(trainable) ? this.states8(trainable) : this.states32(trainable));
+    }
+  }
+
+  /** The buffer that gradients of microbatches add up in. */
+  gradient(trainable: Trainable): DeviceTensor {
+    return this.gradients.get(trainable)!;
+  }
+
+  /**
+   * One update with the gradients accumulated so far, which are cleared. A step with a non-finite gradient norm changes
+   * nothing. Returns the gradient norm before clipping.
+   */
+  async update(learningRate: number, maxGradNorm: number): Promise<number> {
+    this.step++;
+    const { beta1, beta2, epsilon, weightDecay } = this.options;
+    const hyper = new Float32Array(8);
+    hyper.set([
+      learningRate,
+      beta1,
+      beta2,
+      epsilon,
+      weightDecay,
+      1 - beta1 ** this.step,
+      Math.sqrt(1 - beta2 ** this.step),
+    ]);
+    this.executable ??= this.compile();
+    const { norm } = await this.executable.execute({ hyper, maxNorm: Float32Array.of(maxGradNorm) });
+    return norm![0]!;
+  }
+
+  /** State tensors by the names they are saved under. */
+  stateTensors(): Map<string, DeviceTensor> {
+    const all = new Map<string, DeviceTensor>();
+    for (const [{ name }, states] of this.states) for (const [key, tensor] of states) all.set(`${name}.${key}`, tensor);
+    return all;
+  }
+
+  dispose(): void {
+    this.executable?.dispose();
+    for (const tensor of this.gradients.values()) tensor.dispose();
+    for (const states of this.states.values()) for (const tensor of states.values()) tensor.dispose();
+    for (const tensor of this.maps) tensor.dispose();
+  }
+
+  private isEightBit({ tensor, embedding }: Trainable): boolean {
+    return this.options.eightBit && !embedding && numel(tensor.shape) >= SMALLEST_8BIT;
+  }
+
+  private states32({ name, tensor }: Trainable): Map<string, DeviceTensor> {
+    const create = (key: string): [string, DeviceTensor] => [
+      key,
+      this.backend.createTensor(`${name}.${key}`, "f32", tensor.shape, { role: "optimizer" }),
+    ];
+    return new Map([create("exp_avg"), create("exp_avg_sq")]);
+  }
+
+  private states8({ name, tensor }: Trainable): Map<string, DeviceTensor> {
+    const n = numel(tensor.shape);
+    const create = (key: string, dtype: "u8" | "f32", length: number): [string, DeviceTensor] => [
+      key,
+      this.backend.createTensor(`${name}.${key}`, dtype, [length], { role: "optimizer" }),
+    ];
+    const blocks = Math.ceil(n / BLOCK);
+    const states = new Map([
+      create("state1", "u8", n),
+      create("absmax1", "f32", blocks),
+      create("state2", "u8", n),
+      create("absmax2", "f32", blocks),
+    ]);
+    states.get("state1")!.write(zeroState1(n));
+    states.get("state2")!.write(zeroState2(n));
+    return states;
+  }
+
+  private compile(): Executable {
+    const graph = new Graph();
+    graph.inPhase("update", () => this.trace(graph));
+    const { workspaceOf, rates } = this.backend;
+    return this.backend.compile(plan(graph, { workspaceOf, rates, name: "optimizer step" }));
+  }
+
+  private trace(graph: Graph): void {
+    const hyper = graph.input("hyper", "f32", [8]);
+    const maxNorm = graph.input("maxNorm", "f32", [1]);
+    const gradients = this.trainables.map((t) => graph.use(this.gradient(t), { mutable: true }));
+    const { norm, factor } = clipFactor(sumSquares(gradients), maxNorm);
+    graph.output("norm", norm);
+    const eightBitMaps = this.trainables.some((t) => this.isEightBit(t)) ? this.quantMaps(graph) : [];
+    this.trainables.forEach((trainable, i) => {
+      const gradient = gradients[i]!;
+      const parameter = graph.use(trainable.tensor, { mutable: true });
+      const states = [...this.states.get(trainable)!.values()].map((t) => graph.use(t, { mutable: true }));
+      const attrs = { decay: trainable.decay };
+      graph.scope(trainable.name, () => {
+        if (this.isEightBit(trainable)) {
+          graph.apply(adamw8bitOp, [parameter, gradient, ...states, ...eightBitMaps, hyper, factor], attrs);
+        } else {
+          graph.apply(adamwOp, [parameter, gradient, ...states, hyper, factor], attrs);
+        }
+        graph.apply(clearOp, [gradient], {});
+      });
+    });
+  }
+
+  private quantMaps(graph: Graph): Value[] {
+    this.maps = [signedMap(), unsignedMap()].map((map, i) => {
+      const tensor = this.backend.createTensor(`quant_map${i + 1}`, "f32", [256], { role: "constant" });
+      tensor.write(new Uint8Array(map.buffer, map.byteOffset, map.byteLength));
+      return tensor;
+    });
+    return this.maps.map((tensor) => graph.use(tensor));
+  }
+}
