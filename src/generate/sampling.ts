@@ -1,0 +1,117 @@
+import { z } from "zod";
+
+/** How the next token is chosen, in Hugging Face's terms. */
+export const samplingSchema = z.strictObject({
+  maxNewTokens: z.number().int().positive().default(128),
+  /** false: the most likely token. */
+  doSample: z.boolean().default(false),
+  temperature: z.number().positive().default(1),
+  /** Only the k most likely; 0: all. */
+  topK: z.number().int().nonnegative().default(0),
+  /** Only the most likely that together reach this probability; 1: all. */
+  topP: z.number().gt(0).max(1).default(1),
+  /** Only those at least this share as likely as the likeliest; 0: all. */
+  minP: z.number().min(0).max(1).default(0),
+  /** Divides positive and multiplies negative logits of tokens seen in prompt or answer; 1: off (Keskar et al. 2019). */
+  repetitionPenalty: z.number().positive().default(1),
+  /** Generation ends before any of these. */
+  stopStrings: z.array(z.string().min(1)).default([]),
+  /** Sampling is repeatable from it. */
+  seed: z.number().int().nonnegative().default(0),
+});
+export type SamplingOptions = z.input<typeof samplingSchema>;
+export type Sampling = z.output<typeof samplingSchema>;
+
+/** Logits with the penalty applied to every token already in the sequence, in place. */
+export function penalizeRepetition(logits: Float32Array, seen: Iterable<number>, penalty: number): void {
+  if (penalty === 1) return;
+  for (const token of new Set(seen)) {
+    const logit = logits[token]!;
+    logits[token] = logit < 0 ? logit * penalty : logit / penalty;
+  }
+}
+
+/** Candidates for the next token with their probabilities, most likely first. */
+export interface Candidates {
+  readonly tokens: Uint32Array;
+  readonly probabilities: Float64Array;
+}
+
+/**
+ * What is left after temperature, top-k, top-p and min-p, in that order and as transformers' warpers define each: top-p
+ * keeps the smallest set that reaches the probability, min-p goes by the likeliest of what top-p left.
+ */
+export function candidates(
+  logits: Float32Array,
+  { temperature, topK, topP, minP }: Omit<Sampling, "stopStrings">,
+): Candidates {
+  let tokens = topK > 0 && topK < logits.length ? largest(logits, topK) : sorted(logits);
+  let probabilities = softmax(tokens, logits, temperature);
+  if (topP < 1) {
+    let total = 0;
+    let keep = 0;
+    // The token that crosses the threshold stays.
+    while (keep < tokens.length && total < topP) total += probabilities[keep++]!;
+    tokens = tokens.subarray(0, Math.max(1, keep));
+    probabilities = softmax(tokens, logits, temperature);
+  }
+  if (minP > 0) {
+    const floor = minP * probabilities[0]!;
+    let keep = tokens.length;
+    while (keep > 1 && probabilities[keep - 1]! < floor) keep--;
+    tokens = tokens.subarray(0, keep);
+    probabilities = softmax(tokens, logits, temperature);
+  }
+  return { tokens, probabilities };
+}
+
+/** The next token: the likeliest, or drawn with `random` uniform in [0, 1). */
+export function chooseToken(logits: Float32Array, sampling: Sampling, random: () => number): number {
+  if (!sampling.doSample) return argmax(logits);
+  const { tokens, probabilities } = candidates(logits, sampling);
+  let left = random();
+  for (let i = 0; i < tokens.length; i++) {
+    left -= probabilities[i]!;
+    if (left < 0) return tokens[i]!;
+  }
+  return tokens[tokens.length - 1]!;
+}
+
+/** Index of the largest element, the first of equals. */
+export function argmax(values: Float32Array): number {
+  let best = 0;
+  for (let i = 1; i < values.length; i++) if (values[i]! > values[best]!) best = i;
+  return best;
+}
+
+function sorted(logits: Float32Array): Uint32Array {
+  const order = Uint32Array.from(logits, (_, i) => i);
+  return order.sort((a, b) => logits[b]! - logits[a]! || a - b);
+}
+
+// The k-th largest by a bounded heap, then its members sorted. Ties at the edge stay, as in transformers.
+function largest(logits: Float32Array, k: number): Uint32Array {
+  const heap = logits.slice(0, k).sort();
+  for (let i = k; i < logits.length; i++) {
+    if (logits[i]! <= heap[0]!) continue;
+    heap[0] = logits[i]!;
+    for (let at = 0; ; ) {
+      let child = 2 * at + 1;
+      if (child + 1 < k && heap[child + 1]! < heap[child]!) child++;
+      if (child >= k || heap[child]! >= heap[at]!) break;
+      [heap[at], heap[child]] = [heap[child]!, heap[at]!];
+      at = child;
+    }
+  }
+  const threshold = heap[0]!;
+  const kept: number[] = [];
+  for (let i = 0; i < logits.length; i++) if (logits[i]! >= threshold) kept.push(i);
+  return Uint32Array.from(kept.sort((a, b) => logits[b]! - logits[a]! || a - b));
+}
+
+function softmax(tokens: Uint32Array, logits: Float32Array, temperature: number): Float64Array {
+  const top = logits[tokens[0]!]!;
+  const weights = Float64Array.from(tokens, (token) => Math.exp((logits[token]! - top) / temperature));
+  const total = weights.reduce((sum, weight) => sum + weight, 0);
+  return weights.map((weight) => weight / total);
+}
