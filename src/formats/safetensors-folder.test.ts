@@ -75,6 +75,36 @@ test("the index is what Python's json writes", async (t) => {
   );
 });
 
+test("writes the shards and the index that transformers wrote", async (t) => {
+  const original = join(fixtures("oracle"), "families", "llama_bf16_sharded", "model");
+  const folder = temporaryFolder(t);
+  using model = openSafetensorsFolder(original);
+  const block = [
+    "self_attn.q_proj",
+    "self_attn.k_proj",
+    "self_attn.v_proj",
+    "self_attn.o_proj",
+    "mlp.gate_proj",
+  ].concat(["mlp.up_proj", "mlp.down_proj", "input_layernorm", "post_attention_layernorm"]);
+  const layers = [0, 1].flatMap((i) => block.map((name) => `model.layers.${i}.${name}.weight`));
+  const order = ["model.embed_tokens.weight", ...layers, "model.norm.weight", "lm_head.weight"];
+  assert.deepEqual([...order].sort(), [...model.tensors.keys()].sort());
+  const tensors = order.map((name) => {
+    const { dtype, shape, byteLength } = model.tensors.get(name)!;
+    const data = new Uint8Array(byteLength);
+    model.readIntoSync(name, data);
+    return { name, dtype, shape, data };
+  });
+  const files = await writeSafetensorsFolder(folder, tensors, {
+    maxShardBytes: 36_000,
+    metadata: Object.fromEntries(model.metadata),
+    indexMetadata: { total_parameters: 29408 },
+  });
+  assert.equal(files.length, 3);
+  for (const file of files)
+    assert.ok(readFileSync(join(folder, file)).equals(readFileSync(join(original, file))), file);
+});
+
 test("the files of the model that was there go", async (t) => {
   const folder = temporaryFolder(t);
   writeFileSync(join(folder, "config.json"), "{}");
