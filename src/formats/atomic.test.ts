@@ -4,7 +4,7 @@ import { readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
 import { atomicWriteFile, writeAll, writeAtomically } from "./atomic.ts";
-import { temporaryFolder } from "./testing-files.ts";
+import { temporaryFolder } from "./files.test.support.ts";
 
 test("creates and replaces a file, with text or bytes, and leaves nothing else", async (t) => {
   const folder = temporaryFolder(t);

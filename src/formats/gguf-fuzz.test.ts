@@ -3,9 +3,9 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
 import { FormatError } from "./errors.ts";
+import { fixtures, seededRandom, temporaryFolder, withBytes } from "./files.test.support.ts";
 import { openGguf } from "./gguf.ts";
 import { dequantizeBlocks, isDequantizable } from "./gguf-quants.ts";
-import { fixtures, seededRandom, temporaryFolder, withBytes } from "./testing-files.ts";
 
 /** Opens, reads and decodes everything; true if all went well. Whatever else than a FormatError is thrown goes through. */
 function accepts(path: string): boolean {

@@ -1,10 +1,10 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
 import { test } from "node:test";
+import { assertFormatError, fixtures } from "./files.test.support.ts";
 import { GGML_TYPES, type GgmlType } from "./ggml-types.ts";
 import { openGguf } from "./gguf.ts";
 import { dequantizeBlocks, isDequantizable } from "./gguf-quants.ts";
-import { assertFormatError, fixtures } from "./testing-files.ts";
 
 const supported = (Object.keys(GGML_TYPES) as GgmlType[]).filter(isDequantizable);
 

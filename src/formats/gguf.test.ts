@@ -2,9 +2,9 @@ import assert from "node:assert/strict";
 import { truncateSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
+import { assertFormatError, fixtures, temporaryFolder } from "./files.test.support.ts";
+import { array, craftGguf, type GgufParts, kv, str, tensor, u32, u64 } from "./gguf.test.support.ts";
 import { openGguf } from "./gguf.ts";
-import { assertFormatError, fixtures, temporaryFolder } from "./testing-files.ts";
-import { array, craftGguf, type GgufParts, kv, str, tensor, u32, u64 } from "./testing-gguf.ts";
 
 test("reads a value of every type that gguf-py wrote", () => {
   using file = openGguf(join(fixtures("formats"), "values.gguf"));

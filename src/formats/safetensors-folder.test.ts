@@ -2,8 +2,8 @@ import assert from "node:assert/strict";
 import { existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
+import { assertFormatError, fixtures, temporaryFolder } from "./files.test.support.ts";
 import { openSafetensorsFolder, type TensorToWrite, writeSafetensors, writeSafetensorsFolder } from "./safetensors.ts";
-import { assertFormatError, fixtures, temporaryFolder } from "./testing-files.ts";
 
 const INDEX = "model.safetensors.index.json";
 const SHARDS = [1, 2, 3].map((i) => `model-0000${i}-of-00003.safetensors`);

@@ -3,8 +3,8 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
 import { FormatError } from "./errors.ts";
+import { seededRandom, temporaryFolder, withBytes } from "./files.test.support.ts";
 import { openSafetensors, writeSafetensors } from "./safetensors.ts";
-import { seededRandom, temporaryFolder, withBytes } from "./testing-files.ts";
 
 const bytes = (n: number, value: number) => new Uint8Array(n).fill(value);
 

@@ -3,8 +3,8 @@ import { readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
 import { FormatError } from "./errors.ts";
+import { fixtures, seededRandom, temporaryFolder } from "./files.test.support.ts";
 import { openSafetensors, type SafetensorsSource, type TensorToWrite, writeSafetensors } from "./safetensors.ts";
-import { fixtures, seededRandom, temporaryFolder } from "./testing-files.ts";
 
 const bytes = (...values: number[]) => Uint8Array.from(values);
 const u8 = (name: string, data: TensorToWrite["data"], size = 4): TensorToWrite => ({

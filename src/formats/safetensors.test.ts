@@ -2,8 +2,8 @@ import assert from "node:assert/strict";
 import { truncateSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
+import { assertFormatError, temporaryFolder } from "./files.test.support.ts";
 import { openSafetensors } from "./safetensors.ts";
-import { assertFormatError, temporaryFolder } from "./testing-files.ts";
 
 /** The bytes of a file with this header text (or object) and data. */
 function craft(header: unknown, data: Uint8Array | number = 0, declaredLength?: bigint): Buffer {
