@@ -1,0 +1,99 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { loraConfig } from "./lora-config.ts";
+
+test("defaults are PEFT's", () => {
+  assert.deepEqual(loraConfig(), {
+    r: 8,
+    targetModules: null,
+    excludeModules: null,
+    loraAlpha: 8,
+    loraDropout: 0,
+    bias: "none",
+    useRslora: false,
+    layersToTransform: null,
+    layersPattern: null,
+    modulesToSave: null,
+    rankPattern: {},
+    alphaPattern: {},
+    initLoraWeights: true,
+    randomState: 3407,
+    ensureWeightTying: false,
+    taskType: "CAUSAL_LM",
+    inferenceMode: false,
+  });
+});
+
+test("PEFT's snake_case is accepted", () => {
+  const config = loraConfig({ lora_alpha: 32, target_modules: ["q_proj"], use_rslora: true, task_type: "CAUSAL_LM" });
+  assert.equal(config.loraAlpha, 32);
+  assert.deepEqual(config.targetModules, ["q_proj"]);
+  assert.equal(config.useRslora, true);
+});
+
+test("an unknown option names the nearest right one", () => {
+  assert.throws(
+    () => loraConfig({ lora_alfa: 16 }),
+    /LoraConfig: unknown option "lora_alfa"; did you mean "loraAlpha"\?/,
+  );
+  assert.throws(() => loraConfig({ targetModule: ["q_proj"] }), /did you mean "targetModules"\?/);
+});
+
+test("what is out of range is said with what would work", () => {
+  const cases: [Record<string, unknown>, RegExp][] = [
+    [{ r: 0 }, /LoraConfig: r: expected a rank of at least 1, found 0/],
+    [{ r: 2.5 }, /r: .*found 2.5/],
+    [{ loraDropout: 1 }, /loraDropout: expected a share from 0 to below 1, found 1/],
+    [{ loraDropout: -0.1 }, /loraDropout/],
+    [{ bias: "some" }, /bias: expected "none", "all" or "lora_only", found "some"/],
+    [
+      { targetModules: 3 },
+      /targetModules: expected a list of module names, a regular expression, or "all-linear", found 3/,
+    ],
+    [{ targetModules: [] }, /targetModules/],
+    [{ modulesToSave: "lm_head" }, /modulesToSave/],
+    [{ rankPattern: { q_proj: 0 } }, /rankPattern.q_proj: expected a rank of at least 1, found 0/],
+    [{ layersToTransform: -1 }, /layersToTransform: expected a layer's index, from 0, found -1/],
+    [{ taskType: "SEQ_CLS" }, /taskType: only "CAUSAL_LM" is supported, found "SEQ_CLS"/],
+    [{ randomState: -1 }, /randomState/],
+    [{ loraAlpha: Number.NaN }, /loraAlpha/],
+  ];
+  for (const [options, message] of cases) assert.throws(() => loraConfig(options), message);
+});
+
+test("initialisations that PEFT has and we have not are told from typing errors", () => {
+  assert.equal(loraConfig({ initLoraWeights: "gaussian" }).initLoraWeights, "gaussian");
+  assert.throws(
+    () => loraConfig({ initLoraWeights: "pissa" }),
+    /initLoraWeights: this initialisation is not supported yet/,
+  );
+  assert.throws(() => loraConfig({ initLoraWeights: "pissa_niter_16" }), /not supported yet/);
+  assert.throws(
+    () => loraConfig({ initLoraWeights: "gausian" }),
+    /unknown initialisation; .*did you mean "gaussian"\?/,
+  );
+});
+
+test("options of PEFT that are not supported are refused only when they would change something", () => {
+  assert.doesNotThrow(() =>
+    loraConfig({ useDora: false, loftqConfig: {}, lora_bias: false, layer_replication: null, fan_in_fan_out: false }),
+  );
+  assert.throws(
+    () => loraConfig({ useDora: true }),
+    /LoraConfig: useDora: DoRA is not supported yet; leave it out or set it to false/,
+  );
+  assert.throws(() => loraConfig({ loftq_config: { loftq_bits: 4 } }), /loftq_config: LoftQ is not supported yet/);
+  assert.throws(() => loraConfig({ trainable_token_indices: [1] }), /training single tokens is not supported yet/);
+});
+
+test("layers cannot be combined with a regular expression", () => {
+  assert.throws(
+    () => loraConfig({ targetModules: ".*q_proj", layersToTransform: [0] }),
+    /layersToTransform needs targetModules to be a list of names/,
+  );
+  assert.throws(
+    () => loraConfig({ targetModules: ["q_proj"], layersPattern: "layers" }),
+    /layersPattern needs layersToTransform/,
+  );
+  assert.doesNotThrow(() => loraConfig({ targetModules: "all-linear", layersToTransform: [0] }));
+});

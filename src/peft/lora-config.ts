@@ -1,0 +1,98 @@
+import { z } from "zod";
+import { OptionError, parseOptions } from "../util/options.ts";
+import { initialisationMessage, withoutUnsupported } from "./unsupported.ts";
+
+const name = z.string().min(1, { error: "expected a module name that is not empty" });
+const layer = z.number().int().nonnegative({ error: "expected a layer's index, from 0" });
+const rank = z.number().int().positive({ error: "expected a rank of at least 1" });
+const alpha = z.number().nonnegative({ error: "expected a number that is not negative" });
+
+/** The fields of PEFT's LoraConfig that this library has, in its spelling; PEFT's snake_case is accepted too. */
+export const loraSchema = z.strictObject({
+  /** Rank of the update. */
+  r: rank.default(8),
+  /** Names of linear or embedding modules by their last path parts; or one regular expression for whole paths (Python's
+   * `re.fullmatch`); or "all-linear", all linear modules but the head. null: PEFT's choice, q_proj and v_proj. */
+  targetModules: z
+    .union([name, z.array(name).min(1)], {
+      error: 'expected a list of module names, a regular expression, or "all-linear"',
+    })
+    .nullable()
+    .default(null),
+  /** Left out of targetModules: names, or one regular expression. */
+  excludeModules: z
+    .union([name, z.array(name)], { error: "expected a list of module names, or a regular expression" })
+    .nullable()
+    .default(null),
+  /** The update is scaled by loraAlpha / r. */
+  loraAlpha: alpha.default(8),
+  /** Dropout on the update's input, while training. */
+  loraDropout: z.number().min(0).lt(1, { error: "expected a share from 0 to below 1" }).default(0),
+  /** Biases trained beside the update: none, all of the model's, or those of the targeted modules. */
+  bias: z.enum(["none", "all", "lora_only"], { error: 'expected "none", "all" or "lora_only"' }).default("none"),
+  /** Scale by loraAlpha / √r (Kalajdzievski, "A Rank Stabilization Scaling Factor for Fine-Tuning with LoRA", 2023). */
+  useRslora: z.boolean().default(false),
+  /** Only these layers; targetModules must then be names. */
+  layersToTransform: z
+    .union([layer, z.array(layer)], { error: "expected a layer's index, or a list of them" })
+    .nullable()
+    .default(null),
+  /** Name of the list of layers ("layers"), where it is not simply the first numbered part of the path. */
+  layersPattern: z
+    .union([name, z.array(name)], { error: "expected a name, or a list of them" })
+    .nullable()
+    .default(null),
+  /** Modules trained in full, as copies that are saved with the adapter; by the end of their path, as in PEFT. */
+  modulesToSave: z.array(name).nullable().default(null),
+  /** Ranks of single modules: by the last parts of the path, or a regular expression for them. First match counts. */
+  rankPattern: z.record(z.string(), rank).default({}),
+  /** As rankPattern, for loraAlpha. */
+  alphaPattern: z.record(z.string(), alpha).default({}),
+  /** true: A uniform, B zero; "gaussian": A normal with deviation 1/r, B zero; false: both random (for debugging). */
+  initLoraWeights: z
+    .union([z.boolean(), z.literal("gaussian")], { error: ({ input }) => initialisationMessage(input) })
+    .default(true),
+  /** Seed of the initial values. */
+  randomState: z.number().int().nonnegative({ error: "expected an integer that is not negative" }).default(3407),
+  /** Keep a tied head and embedding table one when either is in modulesToSave. */
+  ensureWeightTying: z.boolean().default(false),
+  taskType: z.enum(["CAUSAL_LM"], { error: 'only "CAUSAL_LM" is supported' }).nullable().default("CAUSAL_LM"),
+  /** Do not train it. */
+  inferenceMode: z.boolean().default(false),
+});
+
+/** A LoRA configuration, complete and checked (see `loraConfig`). */
+export type LoraConfig = Readonly<z.output<typeof loraSchema>>;
+/** What one may write for it: any part, defaults are PEFT's. */
+export type LoraConfigOptions = z.input<typeof loraSchema>;
+
+/**
+ * A complete configuration from options, in camelCase or PEFT's snake_case.
+ * Throws OptionError naming the option: unknown (with the nearest right name), out of range, not supported yet, or in a
+ * combination that cannot be.
+ */
+export function loraConfig(
+  options: LoraConfigOptions | Readonly<Record<string, unknown>> = {},
+  owner = "LoraConfig",
+): LoraConfig {
+  const config = parseOptions(owner, loraSchema, withoutUnsupported(owner, options as Record<string, unknown>));
+  const { targetModules, layersToTransform, layersPattern } = config;
+  if (typeof targetModules === "string" && !isAllLinear(targetModules)) {
+    for (const [key, value] of Object.entries({ layersToTransform, layersPattern })) {
+      if (value !== null) {
+        throw new OptionError(
+          `${owner}: ${key} needs targetModules to be a list of names; put the layers into the regular expression "${targetModules}"`,
+        );
+      }
+    }
+  }
+  if (layersPattern !== null && layersPattern.length > 0 && layersToTransform === null) {
+    throw new OptionError(`${owner}: layersPattern needs layersToTransform, the layers to take`);
+  }
+  return config;
+}
+
+/** PEFT's shorthand, in any case of letters. */
+export function isAllLinear(targetModules: string): boolean {
+  return targetModules.toLowerCase() === "all-linear";
+}
