@@ -87,7 +87,7 @@ const CASES: Record<string, Case> = {
   rope: {
     floats: { x: [5, 2 * 6], table: [8, 6] },
     ints: { positions: Int32Array.of(0, 1, 7, 2, 3) },
-    build: (v) => rope(v.x!, v.table!, v.positions!, { heads: 2, headDim: 6 }),
+    build: (v) => rope(v.x!, detached(v.table!), v.positions!, { heads: 2, headDim: 6 }),
   },
   "attention, causal": attend({}),
   "attention, both directions": attend({ causal: false }),
