@@ -13,7 +13,9 @@ export interface RopeConfig {
         readonly lowFreqFactor: number;
         readonly highFreqFactor: number;
         readonly originalMaxPositions: number;
-      };
+      }
+    /** Every frequency divided by its own factor [headDim/2]. */
+    | { readonly type: "factors"; readonly factors: readonly number[] };
 }
 
 /** Everything the one decoder needs to know to be Llama, Mistral, Qwen or Gemma. */
@@ -58,7 +60,18 @@ export class ConfigError extends Error {
   override readonly name = "ConfigError";
 }
 
-const positive = z.number().int().positive();
+// Limits far above any model: a config that declares more is broken, and must not make us allocate by it.
+const size = z
+  .number()
+  .int()
+  .positive()
+  .max(2 ** 24);
+const positions = z
+  .number()
+  .int()
+  .positive()
+  .max(2 ** 31);
+const MAX_LAYERS = 4096;
 const rope = z
   .looseObject({
     rope_theta: z.number().positive().nullish(),
@@ -67,7 +80,10 @@ const rope = z
     factor: z.number().positive().nullish(),
     low_freq_factor: z.number().positive().nullish(),
     high_freq_factor: z.number().positive().nullish(),
-    original_max_position_embeddings: positive.nullish(),
+    original_max_position_embeddings: positions.nullish(),
+    short_factor: z.array(z.number().positive()).nullish(),
+    long_factor: z.array(z.number().positive()).nullish(),
+    attention_factor: z.number().positive().nullish(),
   })
   .nullish();
 
@@ -75,24 +91,24 @@ const rope = z
 export const hfConfigSchema = z.looseObject({
   model_type: z.string(),
   architectures: z.array(z.string()).nullish(),
-  vocab_size: positive,
-  hidden_size: positive,
-  intermediate_size: positive,
-  num_hidden_layers: positive,
-  num_attention_heads: positive,
-  num_key_value_heads: positive.nullish(),
-  head_dim: positive.nullish(),
+  vocab_size: size,
+  hidden_size: size,
+  intermediate_size: size,
+  num_hidden_layers: size.max(MAX_LAYERS),
+  num_attention_heads: size,
+  num_key_value_heads: size.nullish(),
+  head_dim: size.nullish(),
   rms_norm_eps: z.number().positive().default(1e-6),
   rope_theta: z.number().positive().nullish(),
   rope_scaling: rope,
   rope_parameters: rope,
-  max_position_embeddings: positive.default(2048),
+  max_position_embeddings: positions.default(2048),
   tie_word_embeddings: z.boolean().nullish(),
   hidden_act: z.string().nullish(),
   hidden_activation: z.string().nullish(),
   attention_bias: z.boolean().nullish(),
   mlp_bias: z.boolean().nullish(),
-  sliding_window: z.number().int().positive().nullish(),
+  sliding_window: positions.nullish(),
   use_sliding_window: z.boolean().nullish(),
   max_window_layers: z.number().int().nonnegative().nullish(),
   layer_types: z.array(z.string()).nullish(),
@@ -143,7 +159,7 @@ export function baseConfig(config: HfConfig, file: string): DecoderConfig {
     normEps: config.rms_norm_eps,
     normOffset: 0,
     activation,
-    rope: ropeConfig(config, file),
+    rope: ropeConfig(config, headDim, file),
     maxPositions: config.max_position_embeddings,
     tiedHead: config.tie_word_embeddings ?? false,
     qkvBias: config.attention_bias ?? false,
@@ -159,7 +175,7 @@ export function baseConfig(config: HfConfig, file: string): DecoderConfig {
   };
 }
 
-function ropeConfig(config: HfConfig, file: string): RopeConfig {
+function ropeConfig(config: HfConfig, headDim: number, file: string): RopeConfig {
   const given = config.rope_parameters ?? config.rope_scaling ?? {};
   const theta = given.rope_theta ?? config.rope_theta ?? 10000;
   const type = given.rope_type ?? given.type ?? "default";
@@ -186,9 +202,25 @@ function ropeConfig(config: HfConfig, file: string): RopeConfig {
           originalMaxPositions: need("original_max_position_embeddings"),
         },
       };
+    case "longrope":
+      return { theta, scaling: { type: "factors", factors: fixedFactors(given, headDim, file) } };
     default:
       throw new ConfigError(`${file}: rope type "${type}" is not supported; supported are default, linear, llama3`);
   }
+}
+
+/** LongRoPE with one set of factors for every length is a table of factors; the general kind is not supported. */
+function fixedFactors(given: NonNullable<z.infer<typeof rope>>, headDim: number, file: string): readonly number[] {
+  const { short_factor: short, long_factor: long, attention_factor: attention } = given;
+  if (!long || !short || short.length !== long.length || short.some((f, i) => f !== long[i]) || attention !== 1) {
+    throw new ConfigError(
+      `${file}: rope type "longrope" is supported only with equal short_factor and long_factor and attention_factor 1`,
+    );
+  }
+  if (long.length !== headDim / 2) {
+    throw new ConfigError(`${file}: long_factor has ${long.length} entries; expected ${headDim / 2}, half of head_dim`);
+  }
+  return long;
 }
 
 /** Window sizes of layers from Hugging Face's layer_types, where the file has them. */

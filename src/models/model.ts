@@ -13,6 +13,10 @@ export interface CausalLMParts {
   readonly parameters: Map<string, DeviceTensor>;
   /** Where the model came from: goes into adapter_config.json. */
   readonly nameOrPath: string;
+  /** generation_config.json as it was read; null or left out: there was none. */
+  readonly generationConfig?: Readonly<Record<string, unknown>> | null;
+  /** What loading found odd but went on with. */
+  readonly warnings?: readonly string[];
 }
 
 /** A causal language model: parameters in a backend's memory and, when one is attached, an adapter. */
@@ -22,6 +26,8 @@ export class CausalLM {
   readonly hfConfig: Readonly<Record<string, unknown>>;
   readonly parameters: Map<string, DeviceTensor>;
   readonly nameOrPath: string;
+  readonly generationConfig: Readonly<Record<string, unknown>> | null;
+  readonly warnings: readonly string[];
   /** The adapter that traced programs include. */
   adapter: ModelAdapter | null = null;
   private rope: DeviceTensor | null = null;
@@ -32,6 +38,8 @@ export class CausalLM {
     this.hfConfig = parts.hfConfig;
     this.parameters = parts.parameters;
     this.nameOrPath = parts.nameOrPath;
+    this.generationConfig = parts.generationConfig ?? null;
+    this.warnings = parts.warnings ?? [];
   }
 
   /** A parameter of the base model. */

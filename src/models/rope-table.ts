@@ -7,6 +7,7 @@ export function inverseFrequencies(rope: RopeConfig, headDim: number): Float32Ar
   const { scaling } = rope;
   if (scaling.type === "default") return plain;
   if (scaling.type === "linear") return plain.map((f) => f / scaling.factor);
+  if (scaling.type === "factors") return plain.map((f, i) => f / scaling.factors[i]!);
   // Llama 3.1: long wavelengths are divided by the factor, short ones kept, those between blended.
   const longest = scaling.originalMaxPositions / scaling.lowFreqFactor;
   const shortest = scaling.originalMaxPositions / scaling.highFreqFactor;

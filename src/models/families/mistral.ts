@@ -8,6 +8,8 @@ export const mistral: Family = {
   gguf: null,
   decoder: (config, file) => {
     const base = baseConfig(config, file);
-    return { ...base, windows: base.windows.map(() => config.sliding_window ?? 0) };
+    // null says that there is no window; where the field is missing Hugging Face has 4096.
+    const window = config.sliding_window === undefined ? 4096 : (config.sliding_window ?? 0);
+    return { ...base, windows: base.windows.map(() => window) };
   },
 };

@@ -1,0 +1,95 @@
+import { type DType, denseBytes, numel, type Shape } from "../../graph/types.ts";
+import { ConfigError } from "../config.ts";
+import type { ParameterKind } from "../parameters.ts";
+import { type DTypeName, storageOf } from "./dtypes.ts";
+import type { MatchedWeight } from "./match.ts";
+import type { DenseDType } from "./source.ts";
+
+export interface QuantizationOptions {
+  /** Elements that share a scale: a power of two from 32 to 4096. Default 64. */
+  readonly blockSize?: number;
+  /** Store the scales in 8 bits. Default true. */
+  readonly doubleQuant?: boolean;
+}
+
+/** How a model's parameters are to be kept. */
+export interface StorageOptions {
+  /** Linear weights in NF4. */
+  readonly loadIn4bit?: boolean;
+  /** Type of all other matrices; null or left out: the file's own, and bfloat16 where that is block-quantised. */
+  readonly dtype?: DTypeName | null;
+  /** Everything is trained, and kept in float32 for it. */
+  readonly fullFinetuning?: boolean;
+  readonly quantization?: QuantizationOptions;
+}
+
+/** A parameter, where its numbers are, and what it becomes in memory. */
+export interface StoredParameter extends MatchedWeight {
+  readonly dtype: DType;
+  /** Of an NF4 parameter. */
+  readonly quantization: { readonly blockSize: number; readonly doubleQuant: boolean } | null;
+  /** Bytes in memory, scales included. */
+  readonly bytes: number;
+}
+
+/**
+ * Decide every parameter's storage: linear weights NF4 with loadIn4bit, norms and biases always f32, other matrices in
+ * `dtype` or as the file has them. Weights the file has in NF4 stay as they are, and so do the ones beside them that its
+ * maker chose not to quantise. Throws ConfigError for options that contradict one another or the file.
+ */
+export function planStorage(weights: readonly MatchedWeight[], options: StorageOptions): StoredParameter[] {
+  const { loadIn4bit = false, fullFinetuning = false } = options;
+  const dtype = options.dtype ? storageOf(options.dtype) : null;
+  const quantization = quantizationOf(options.quantization ?? {});
+  if (fullFinetuning && loadIn4bit) {
+    throw new ConfigError("fullFinetuning cannot train weights in 4 bits: leave loadIn4bit out, or train an adapter");
+  }
+  if (fullFinetuning && dtype && dtype !== "f32") {
+    throw new ConfigError(
+      `fullFinetuning trains float32 weights: dtype must be float32 or left out, not ${options.dtype}`,
+    );
+  }
+  const alreadyQuantized = weights.some(({ weight }) => weight.kind === "nf4");
+  if (fullFinetuning && alreadyQuantized) {
+    throw new ConfigError("fullFinetuning needs the original checkpoint: this one holds 4-bit weights");
+  }
+  return weights.map((matched) => {
+    const { spec, weight } = matched;
+    if (weight.kind === "nf4") {
+      const { blockSize, doubleQuant } = weight;
+      return nf4(matched, { blockSize, doubleQuant });
+    }
+    if (spec.kind === "linear" && loadIn4bit && !alreadyQuantized) return nf4(matched, quantization);
+    const own: DenseDType = weight.decoded ? "bf16" : weight.dtype;
+    const kept = fullFinetuning || isVector(spec.kind) ? "f32" : (dtype ?? own);
+    return { ...matched, dtype: kept, quantization: null, bytes: denseBytes(kept, spec.shape) };
+  });
+}
+
+/** Norms and biases: a few numbers, in which precision costs nothing. */
+function isVector(kind: ParameterKind): boolean {
+  return kind === "norm" || kind === "bias";
+}
+
+function nf4(matched: MatchedWeight, quantization: { blockSize: number; doubleQuant: boolean }): StoredParameter {
+  const bytes = nf4Bytes(matched.spec.shape, quantization.blockSize, quantization.doubleQuant);
+  return { ...matched, dtype: "nf4", quantization, bytes };
+}
+
+/** Bytes of an NF4 weight: half a byte an element, and the scales (f32, or 8 bits with scales of their own). */
+export function nf4Bytes(shape: Shape, blockSize: number, doubleQuant: boolean): number {
+  const blocks = Math.ceil(numel(shape) / blockSize);
+  return denseBytes("nf4", shape) + (doubleQuant ? blocks + 4 * Math.ceil(blocks / 256) + 4 * 256 : 4 * blocks);
+}
+
+function quantizationOf(options: QuantizationOptions): { blockSize: number; doubleQuant: boolean } {
+  const { blockSize = 64, doubleQuant = true } = options;
+  if (!isBlockSize(blockSize)) {
+    throw new ConfigError(`quantization.blockSize: found ${blockSize}; expected a power of two from 32 to 4096`);
+  }
+  return { blockSize, doubleQuant };
+}
+
+export function isBlockSize(size: number): boolean {
+  return Number.isInteger(size) && size >= 32 && size <= 4096 && (size & (size - 1)) === 0;
+}
