@@ -1,5 +1,6 @@
 export { type ChatMessage, ChatTemplate, ChatTemplateError } from "./chat-template.ts";
 export type { StreamDecoder } from "./detokenizer.ts";
+export { tokenizerFromGguf } from "./gguf-tokenizer.ts";
 export type { EncodingWithOffsets } from "./pipeline.ts";
 export {
   type ChatEncoding,
