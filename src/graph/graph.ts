@@ -64,13 +64,15 @@ export class Node {
   readonly phase: Phase;
   /** The forward node this one repeats, when the planner chose to recompute it. */
   readonly recomputeOf: Node | null;
+  /** The traced node that this one is, or is a version of. */
+  readonly origin: Node;
 
   constructor(
     graph: Graph,
     op: Op,
     inputs: readonly (Value | null)[],
     attrs: Attrs,
-    where: { scope: string; phase: Phase; recomputeOf?: Node; outputs?: readonly Value[] },
+    where: { scope: string; phase: Phase; recomputeOf?: Node; origin?: Node; outputs?: readonly Value[] },
   ) {
     this.op = op;
     this.inputs = inputs;
@@ -78,11 +80,12 @@ export class Node {
     this.scope = where.scope;
     this.phase = where.phase;
     this.recomputeOf = where.recomputeOf ?? null;
+    this.origin = where.recomputeOf ?? where.origin ?? this;
     const suffix = this.recomputeOf ? "'" : "";
     this.outputs =
       where.outputs ??
       op.infer(inputs, attrs).map((spec, index) => {
-        const name = (this.recomputeOf?.outputs[index]!.name ?? graph.freshName(op.name)) + suffix;
+        const name = (this.recomputeOf ? this.recomputeOf.outputs[index]!.name : graph.freshName(op.name)) + suffix;
         return new Value(graph, "computed", spec, { node: this, index, name });
       });
   }
@@ -90,7 +93,7 @@ export class Node {
   /** The same computation, into the same outputs, from other inputs. */
   withInputs(graph: Graph, inputs: readonly (Value | null)[]): Node {
     const { scope, phase, outputs } = this;
-    return new Node(graph, this.op, inputs, this.attrs, { scope, phase, outputs });
+    return new Node(graph, this.op, inputs, this.attrs, { scope, phase, outputs, origin: this.origin });
   }
 
   /** A copy of this forward node with outputs of its own, for the backward phase. */

@@ -130,16 +130,8 @@ export function seconds(cost: Cost, rates: Rates): number {
   return Math.max(cost.flops / rates.flopsPerSecond, cost.bytes / rates.bytesPerSecond);
 }
 
-/**
- * Seconds that recomputing `node` would add to a step in which `recompute` is recomputed already: its own time and that
- * of everything it needs which is neither saved nor already being repeated.
- */
-export function recomputeSeconds(
-  node: Node,
-  saved: ReadonlySet<Node>,
-  recompute: ReadonlySet<Node>,
-  rates: Rates,
-): number {
+/** Seconds of recomputing `node` from saved activations: its own and those of what it needs that is not saved. */
+export function recomputeSeconds(node: Node, saved: ReadonlySet<Node>, rates: Rates): number {
   const visited = new Set<Node>();
   const visit = (current: Node): number => {
     if (visited.has(current)) return 0;
@@ -147,9 +139,7 @@ export function recomputeSeconds(
     let total = current.op.cost && !current.op.view ? seconds(current.op.cost(current), rates) : 0;
     for (const input of current.inputs) {
       const producer = input?.node;
-      if (!producer || producer.phase !== "forward") continue;
-      if (recompute.has(producer) || (saved.has(producer) && producer !== node)) continue;
-      total += visit(producer);
+      if (producer && producer.phase === "forward" && !saved.has(producer)) total += visit(producer);
     }
     return total;
   };
