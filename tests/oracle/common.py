@@ -121,14 +121,14 @@ def batch_loss(model, batch: dict, logits_out: list | None = None) -> tuple[torc
 
 
 def save_adapter(tuned, folder: Path) -> None:
-    """peft's own save_pretrained, made reproducible: no model card, target_modules (a set inside peft) sorted."""
+    """peft's own save_pretrained, made reproducible: no model card, sets of module names sorted."""
     for config in tuned.peft_config.values():
         config.base_model_name_or_path = config.base_model_name_or_path or "tiny"
     tuned.save_pretrained(folder)
     (folder / "README.md").unlink(missing_ok=True)
     path = folder / "adapter_config.json"
     data = json.loads(path.read_text())
-    for key in ("target_modules", "modules_to_save"):
+    for key in ("target_modules", "modules_to_save", "exclude_modules"):
         if isinstance(data.get(key), list):
             data[key].sort()
     path.write_text(json.dumps(data, indent=2, sort_keys=True))

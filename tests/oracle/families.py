@@ -23,7 +23,7 @@ from transformers import AutoModelForCausalLM
 
 CONVENTIONS = {
     "logits.<i>": "[T_i, vocab] base model, sequence i run alone without padding",
-    "hidden.<k>": "[T_0, hidden] sequence 0: k = 0 the (scaled) embeddings, k the output of layer k, the last after the final norm",
+    "hidden.<k>": "[T_0, hidden] sequence 0: k = 0 the (scaled) embeddings, then after layer k; the last is normed",
     "full_grad.<name>": "gradient of the base loss for <name> of model.safetensors (a tied head adds to embed_tokens)",
     "lora_logits.<i>": "[T_i, vocab] with the adapter",
     "grad.<name>": "gradient of the loss with the adapter, for tensor <name> of adapter_model.safetensors",

@@ -94,7 +94,10 @@ def filters() -> dict:
             config = GenerationConfig(do_sample=True, **{"top_k": 0, **setting})
             build_list = model._get_logits_processor
             processors: LogitsProcessorList = build_list(
-                generation_config=config, input_ids_seq_length=len(PREVIOUS), device="cpu", logits_processor=LogitsProcessorList()
+                generation_config=config,
+                input_ids_seq_length=len(PREVIOUS),
+                device="cpu",
+                logits_processor=LogitsProcessorList(),
             )
             scores = processors(torch.tensor([PREVIOUS]), logits.clone()[None].double())
             order = [type(p).__name__ for p in processors]
@@ -111,7 +114,9 @@ def filters() -> dict:
 def main() -> None:
     shutil.rmtree(WHERE, ignore_errors=True)
     notes = "new tokens up to and including EOS (id 2); pad id 0 on the left; rows equal each prompt run alone"
-    save_json(WHERE / "greedy.json", {"max_new_tokens": NEW_TOKENS, "notes": notes, "cases": greedy(), "versions": versions()})
+    save_json(
+        WHERE / "greedy.json", {"max_new_tokens": NEW_TOKENS, "notes": notes, "cases": greedy(), "versions": versions()}
+    )
     save_json(WHERE / "filters.json", {**filters(), "versions": versions()})
 
 

@@ -72,11 +72,11 @@ def torch_adamw(name: str) -> dict:
 
 
 NOTES = {
-    "<size>.adamw8bit.<t>": "numpy transcription of the CUDA kernel's rule (adamw8bit_rule.py), NOT run by bitsandbytes: "
-    "decay after the update, midpoint codes with ties down, the sign of m's code kept, code 0 in all-zero blocks. "
+    "<size>.adamw8bit.<t>": "numpy transcription of the CUDA kernel's rule (adamw8bit_rule.py), NOT run by the "
+    "library: decay after the update, midpoint codes with ties down, m keeps its sign, code 0 in zero blocks. "
     "Start each step from the stored state of step t - 1: one ulp may move a byte to its neighbour",
-    "<size>.adamw8bit_cpu.<t>": "bitsandbytes AdamW8bit run on the CPU: decay BEFORE the update, no sign correction, and "
-    "codes looked up on a grid of about 3e-5, so up to a few percent of its bytes are not the nearest code",
+    "<size>.adamw8bit_cpu.<t>": "bitsandbytes AdamW8bit run on the CPU: decay BEFORE the update, no sign correction, "
+    "and codes looked up on a grid of about 3e-5, so up to a few percent of its bytes are not the nearest code",
     "small.adamw8bit_cpu.<t>": "below min_8bit_size: state1 and state2 are float32 moments; exact",
     "<size>.adamw.<t>": "torch.optim.AdamW",
     "qmap1, qmap2": "the signed and unsigned dynamic maps used here",
@@ -86,7 +86,10 @@ NOTES = {
 
 def main() -> None:
     shutil.rmtree(WHERE, ignore_errors=True)
-    out = {"qmap1": bnb.functional.create_dynamic_map(signed=True), "qmap2": bnb.functional.create_dynamic_map(signed=False)}
+    out = {
+        "qmap1": bnb.functional.create_dynamic_map(signed=True),
+        "qmap2": bnb.functional.create_dynamic_map(signed=False),
+    }
     for name in SIZES:
         start, grads = problem(name)
         out[f"{name}.start"] = start

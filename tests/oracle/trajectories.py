@@ -93,7 +93,9 @@ def write(name: str, base_folder: str, model, seed: int, lora: bool) -> None:
         where / "trajectory.json",
         {
             "base_model": base_folder,
-            "trained": "lora (adapter_init -> adapter_final)" if lora else "all parameters (-> model_final.safetensors)",
+            "trained": "lora (adapter_init -> adapter_final)"
+            if lora
+            else "all parameters (-> model_final.safetensors)",
             "optimizer": {"name": "AdamW", **HYPER, "betas": list(HYPER["betas"]), "no_decay": ["bias", "norm"]},
             "schedule": {"name": "linear", "warmup_steps": WARMUP, "total_steps": STEPS},
             "max_grad_norm": MAX_GRAD_NORM,
@@ -108,8 +110,10 @@ def write(name: str, base_folder: str, model, seed: int, lora: bool) -> None:
             "versions": versions(),
         },
     )
-    print(f"{name}: loss {rows[0]['loss']:.4f} -> {rows[-1]['loss']:.4f}, norms {rows[0]['grad_norm']:.3f} .. "
-          f"{rows[-1]['grad_norm']:.3f}, float32 differs by {worst(rows, low, 'loss'):.1e}, weights {drift:.1e}")
+    print(
+        f"{name}: loss {rows[0]['loss']:.4f} -> {rows[-1]['loss']:.4f}, norms {rows[0]['grad_norm']:.3f} .. "
+        f"{rows[-1]['grad_norm']:.3f}, float32 differs by {worst(rows, low, 'loss'):.1e}, weights {drift:.1e}"
+    )
 
 
 def main() -> None:

@@ -1,0 +1,29 @@
+"""Regenerates every fixture under tests/fixtures/oracle. Run: python tests/oracle/make_all.py [name ...]"""
+
+import sys
+
+import families
+import generation
+import gguf_types
+import lora_variants
+import nf4
+import optimizers
+import schedules
+import trajectories
+
+# Order matters: trajectories train on the NF4 model.
+PARTS = {
+    "families": families,
+    "nf4": nf4,
+    "optimizers": optimizers,
+    "trajectories": trajectories,
+    "gguf": gguf_types,
+    "generation": generation,
+    "lora_variants": lora_variants,
+    "schedules": schedules,
+}
+
+if __name__ == "__main__":
+    for name in sys.argv[1:] or PARTS:
+        print(f"== {name}")
+        PARTS[name].main()

@@ -1,0 +1,61 @@
+"""Learning-rate factors of every transformers scheduler: the rate used for each update, over the base rate."""
+
+import shutil
+
+import torch
+from common import OUT, save_json, versions
+from transformers import get_scheduler
+
+WHERE = OUT / "schedules"
+STEPS = 30
+
+# name, warm-up steps, scheduler_specific_kwargs
+CASES = [
+    ("linear", 0, {}),
+    ("linear", 5, {}),
+    ("cosine", 0, {}),
+    ("cosine", 5, {}),
+    ("cosine_with_restarts", 4, {}),
+    ("cosine_with_restarts", 4, {"num_cycles": 3}),
+    ("polynomial", 5, {}),
+    ("polynomial", 5, {"power": 2.0, "lr_end": 1e-5}),
+    ("constant", 0, {}),
+    ("constant_with_warmup", 6, {}),
+    ("inverse_sqrt", 5, {}),
+    ("inverse_sqrt", 0, {"timescale": 9}),
+    ("cosine_with_min_lr", 5, {"min_lr": 1e-4}),
+    ("cosine_with_min_lr", 5, {"min_lr_rate": 0.2, "num_cycles": 1.0}),
+    ("cosine_warmup_with_min_lr", 5, {"min_lr_rate": 0.1, "warmup_lr_rate": 0.05}),
+    ("warmup_stable_decay", 5, {"num_decay_steps": 10}),
+    (
+        "warmup_stable_decay",
+        4,
+        {"num_decay_steps": 8, "min_lr_ratio": 0.1, "warmup_type": "cosine", "decay_type": "linear"},
+    ),
+]
+BASE_RATE = 2e-3
+
+
+def factors(name: str, warmup: int, kwargs: dict) -> list[float]:
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=BASE_RATE)
+    scheduler = get_scheduler(name, optimizer, warmup, STEPS, scheduler_specific_kwargs=kwargs)
+    out = []
+    for _ in range(STEPS + 3):
+        out.append(scheduler.get_last_lr()[0] / BASE_RATE)
+        optimizer.step()
+        scheduler.step()
+    return out
+
+
+def main() -> None:
+    shutil.rmtree(WHERE, ignore_errors=True)
+    rows = [{"name": n, "warmup_steps": w, "kwargs": k, "factors": factors(n, w, k)} for n, w, k in CASES]
+    notes = "factors[t] is the rate of update t (from 0) over base_rate; three more than total_steps, to show the tail"
+    save_json(
+        WHERE / "schedules.json",
+        {"total_steps": STEPS, "base_rate": BASE_RATE, "notes": notes, "cases": rows, "versions": versions()},
+    )
+
+
+if __name__ == "__main__":
+    main()
