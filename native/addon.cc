@@ -4,7 +4,7 @@
 
 #include "engine.h"
 #include "memory.h"
-#include "pool_uv.h"
+#include "pool.h"
 #include "uv.h"
 
 extern const KernelTable table_base;
@@ -159,14 +159,6 @@ napi_value workspace(napi_env env, napi_callback_info info) {
   return number(env, static_cast<double>(bytes));
 }
 
-napi_value reserve_threads(napi_env env, napi_callback_info info) {
-  const Arguments<1> a(env, info);
-  uv_sem_wait(&turn);
-  const int threads = pool_reserve(static_cast<int>(integer(env, a[0])));
-  uv_sem_post(&turn);
-  return number(env, threads);
-}
-
 napi_value alloc(napi_env env, napi_callback_info info) {
   const Arguments<1> a(env, info);
   return number(env, static_cast<double>(memory_alloc(integer(env, a[0]), env)));
@@ -195,15 +187,6 @@ napi_value detach(napi_env env, napi_callback_info info) {
   return nullptr;
 }
 
-// available(isa, opcode) → has this build the kernel?
-napi_value available(napi_env env, napi_callback_info info) {
-  const Arguments<2> a(env, info);
-  const int64_t opcode = integer(env, a[1]);
-  napi_value yes = nullptr;
-  napi_get_boolean(env, opcode >= 0 && opcode < kernel_count() && table_at(integer(env, a[0]))->kernels[opcode].run, &yes);
-  return yes;
-}
-
 void cleanup(void* env) {
   memory_free_all(env);
   lock_setup();
@@ -228,12 +211,10 @@ NAPI_MODULE_INIT() {
       {"run", nullptr, run_async, nullptr, nullptr, nullptr, napi_default, nullptr},
       {"runSync", nullptr, run_sync, nullptr, nullptr, nullptr, napi_default, nullptr},
       {"workspace", nullptr, workspace, nullptr, nullptr, nullptr, napi_default, nullptr},
-      {"reserveThreads", nullptr, reserve_threads, nullptr, nullptr, nullptr, napi_default, nullptr},
       {"alloc", nullptr, alloc, nullptr, nullptr, nullptr, napi_default, nullptr},
       {"free", nullptr, release, nullptr, nullptr, nullptr, napi_default, nullptr},
       {"view", nullptr, view, nullptr, nullptr, nullptr, napi_default, nullptr},
       {"detach", nullptr, detach, nullptr, nullptr, nullptr, napi_default, nullptr},
-      {"available", nullptr, available, nullptr, nullptr, nullptr, napi_default, nullptr},
   };
   napi_define_properties(env, exports, sizeof(functions) / sizeof(functions[0]), functions);
   napi_set_named_property(env, exports, "isas", strings(env, table_count, [](int i) { return tables[i]->isa; }));

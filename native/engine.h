@@ -1,4 +1,4 @@
-// Between the program runner and its two hosts: the Node-API addon (pool_uv.cc, addon.cc) and WebAssembly (wasm.cc).
+// Between the program runner and its two hosts: the Node-API addon (addon.cc) and WebAssembly (wasm.cc).
 #pragma once
 #include "vm.h"
 
@@ -35,7 +35,6 @@ const char* kernel_name(int opcode);
 const char* kernel_arguments(int opcode);  // list.h's letters, spaces included
 
 // From the host.
-bool memory_holds(uint64_t address, int64_t bytes);  // is [address, address + bytes) inside one live allocation?
+bool memory_holds(uint64_t address, int64_t bytes);  // is [address, address + bytes) inside allocated memory?
 double now_ns();
-void pool_use(int threads);               // threads that parallel_run uses from now on; call between programs only
 extern __thread int workspace_threads;  // when not 0: what num_threads() answers on this thread

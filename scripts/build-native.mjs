@@ -34,7 +34,7 @@ function units() {
   return [
     ...x86.map((isa) => ({ name: `isa_${isa}`, flags: ISA_FLAGS[isa] })),
     { name: "isa_base", flags: [] },
-    ...["program", "memory", "pool_uv", "addon"].map((name) => ({ name, flags: [] })),
+    ...["program", "memory", "pool", "host_uv", "addon"].map((name) => ({ name, flags: [] })),
   ];
 }
 

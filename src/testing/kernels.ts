@@ -3,6 +3,7 @@
 import { loadNative } from "../backends/cpu/native.ts";
 import type { Address, CpuRuntime, KernelArgument } from "../backends/cpu/runtime.ts";
 import { encodeInstruction } from "../backends/cpu/runtime.ts";
+import { loadWasm } from "../backends/cpu/wasm.ts";
 
 /**
  * Runs one kernel on memory of the runtime, with a workspace of the size it asks for, on this thread.
@@ -108,6 +109,8 @@ export async function runtimes(): Promise<Map<string, CpuRuntime>> {
   for (const isa of loadNative({ file }).isas) {
     for (const threads of [1, 2]) all.set(`native ${isa}, ${threads} thread`, loadNative({ file, isa, threads }));
   }
+  const wasm = process.env.UNSLOTH_TEST_WASM;
+  for (const threads of [1, 2]) all.set(`wasm, ${threads} thread`, await loadWasm({ file: wasm, threads }));
   return all;
 }
 

@@ -8,20 +8,20 @@ export interface Allocation {
   readonly bytes: number;
 }
 
-export class Allocations<T extends Allocation> {
+export class Allocations {
   /** Sorted by address. */
-  readonly #list: T[] = [];
+  readonly #list: Allocation[] = [];
   #allocated = 0;
   #peak = 0;
 
-  add(allocation: T): void {
+  add(allocation: Allocation): void {
     this.#list.splice(this.#after(allocation.address), 0, allocation);
     this.#allocated += allocation.bytes;
     this.#peak = Math.max(this.#peak, this.#allocated);
   }
 
   /** Removes and answers the allocation that starts at the address. */
-  remove(address: Address): T {
+  remove(address: Address): Allocation {
     const index = this.#after(address) - 1;
     const found = this.#list[index];
     if (found?.address !== address) throw new Error(`address ${address} was not allocated here, or is free already`);
@@ -31,7 +31,7 @@ export class Allocations<T extends Allocation> {
   }
 
   /** The allocation that holds all of [address, address + bytes). */
-  holding(address: Address, bytes: number): T {
+  holding(address: Address, bytes: number): Allocation {
     if (!Number.isSafeInteger(bytes) || bytes < 0 || bytes > MAX_VIEW_BYTES) {
       throw new RangeError(`a view has 0 to ${MAX_VIEW_BYTES} bytes, not ${bytes}: view a larger range in parts`);
     }
@@ -42,7 +42,7 @@ export class Allocations<T extends Allocation> {
     return found;
   }
 
-  all(): readonly T[] {
+  all(): readonly Allocation[] {
     return this.#list;
   }
 

@@ -2,35 +2,28 @@
 
 import { existsSync } from "node:fs";
 import { createRequire } from "node:module";
-import { availableParallelism } from "node:os";
 import { fileURLToPath } from "node:url";
-import { Allocations, checkSize, formatBytes } from "./allocations.ts";
 import { CONTROL_BYTES, Control } from "./control.ts";
-import type { Address, CpuRuntime, KernelArgument, MemoryUse, RunOptions } from "./runtime.ts";
-import { encodeArguments, MAX_VIEW_BYTES, opcodeOf } from "./runtime.ts";
+import { type Host, HostedRuntime, type ProgramRun } from "./hosted.ts";
+import type { Address, CpuRuntime } from "./runtime.ts";
+import { MAX_VIEW_BYTES } from "./runtime.ts";
+
+type RunArguments = [
+  isa: number,
+  threads: number,
+  address: number,
+  words: number,
+  control: ArrayBufferLike,
+  timings: Float64Array | undefined,
+];
 
 interface Addon {
   readonly isas: string[];
   readonly kernels: string[];
   readonly signatures: string[];
-  run(
-    isa: number,
-    threads: number,
-    address: number,
-    words: number,
-    control: ArrayBuffer,
-    timings?: Float64Array,
-  ): Promise<void>;
-  runSync(
-    isa: number,
-    threads: number,
-    address: number,
-    words: number,
-    control: ArrayBuffer,
-    timings?: Float64Array,
-  ): void;
-  workspace(isa: number, threads: number, opcode: number, words: ArrayBuffer): number;
-  reserveThreads(threads: number): number;
+  run(...run: RunArguments): Promise<void>;
+  runSync(...run: RunArguments): void;
+  workspace(isa: number, threads: number, opcode: number, words: ArrayBufferLike): number;
   alloc(bytes: number): number;
   free(address: number): void;
   view(address: number, bytes: number): ArrayBuffer;
@@ -74,173 +67,83 @@ export function loadNative(options: NativeOptions = {}): CpuRuntime {
   if (!addon.isas.includes(isa)) {
     throw new Error(`instruction set "${isa}" is not available here; available are ${addon.isas.join(", ")}`);
   }
-  return new NativeRuntime(addon, isa, options.threads ?? availableParallelism());
+  return new HostedRuntime(new NativeHost(addon, isa), options.threads);
 }
 
-interface NativeAllocation {
-  readonly address: Address;
-  readonly bytes: number;
-  /** Buffers over the windows that have been viewed, by window index. */
-  readonly windows: Map<number, ArrayBuffer>;
-}
-
-/** Window i covers [i, i + 2)·MAX_VIEW_BYTES, so that any view lies inside one: a JavaScript buffer has a size limit. */
+/** Window i of an allocation covers [i, i + 2)·MAX_VIEW_BYTES, so that any view lies inside one: buffers have a size limit. */
 const WINDOW_BYTES = 2 * MAX_VIEW_BYTES;
 
-class NativeRuntime implements CpuRuntime {
+class NativeHost implements Host {
   readonly kind = "native";
   readonly isa: string;
   readonly isas: readonly string[];
   readonly kernels: readonly string[];
   readonly signatures: readonly string[];
-  readonly maxThreads: number;
+  readonly limit = "";
   readonly #addon: Addon;
   readonly #isaIndex: number;
-  readonly #allocations = new Allocations<NativeAllocation>();
-  #threads = 1;
-  #disposed = false;
-  /** Ends when every run so far has; it never rejects. */
-  #tail: Promise<void> = Promise.resolve();
-  #pending = 0;
-  #current: Control | undefined;
+  /** The buffers over an allocation's windows that have been viewed, by window. */
+  readonly #windows = new Map<Address, Map<number, ArrayBuffer>>();
+  #control = new ArrayBuffer(CONTROL_BYTES);
 
-  constructor(addon: Addon, isa: string, threads: number) {
+  constructor(addon: Addon, isa: string) {
     this.#addon = addon;
     this.isa = isa;
     this.isas = addon.isas;
     this.#isaIndex = addon.isas.indexOf(isa);
     this.kernels = addon.kernels;
     this.signatures = addon.signatures;
-    this.maxThreads = Number.isSafeInteger(threads) ? Math.max(threads, availableParallelism()) : 1;
-    this.setThreads(threads);
-  }
-
-  get threads(): number {
-    return this.#threads;
-  }
-
-  get running(): boolean {
-    return this.#pending > 0;
-  }
-
-  setThreads(threads: number): void {
-    if (!Number.isSafeInteger(threads) || threads < 1 || threads > this.maxThreads) {
-      throw new RangeError(`threads must be a whole number from 1 to ${this.maxThreads}, not ${threads}`);
-    }
-    this.#threads = threads;
   }
 
   alloc(bytes: number): Address {
-    this.#checkAlive();
-    checkSize(bytes);
-    const address = this.#addon.alloc(bytes);
-    if (address === 0) {
-      const used = formatBytes(this.memory().allocated);
-      throw new Error(`not enough memory for ${formatBytes(bytes)} more (${used} allocated)`);
-    }
-    this.#allocations.add({ address, bytes, windows: new Map() });
-    return address;
+    return this.#addon.alloc(bytes);
   }
 
   free(address: Address): void {
-    if (this.running) throw new Error("memory cannot be freed while a program runs");
-    this.#release(this.#allocations.remove(address));
+    for (const buffer of this.#windows.get(address)?.values() ?? []) this.#addon.detach(buffer);
+    this.#windows.delete(address);
+    this.#addon.free(address);
   }
 
-  bytes(address: Address, n: number): Uint8Array {
-    const allocation = this.#allocations.holding(address, n);
-    const offset = address - allocation.address;
+  view(address: Address, total: number, offset: number, bytes: number): Uint8Array {
     const index = Math.floor(offset / MAX_VIEW_BYTES);
     const start = index * MAX_VIEW_BYTES;
-    let buffer = allocation.windows.get(index);
-    if (!buffer) {
-      buffer = this.#addon.view(allocation.address + start, Math.min(WINDOW_BYTES, allocation.bytes - start));
-      allocation.windows.set(index, buffer);
+    let windows = this.#windows.get(address);
+    if (!windows) {
+      windows = new Map();
+      this.#windows.set(address, windows);
     }
-    return new Uint8Array(buffer, offset - start, n);
+    let buffer = windows.get(index);
+    if (!buffer) {
+      buffer = this.#addon.view(address + start, Math.min(WINDOW_BYTES, total - start));
+      windows.set(index, buffer);
+    }
+    return new Uint8Array(buffer, offset - start, bytes);
   }
 
-  run(address: Address, words: number, options: RunOptions = {}): Promise<void> {
-    const { timings, signal } = options;
-    this.#checkAlive();
-    this.#pending++;
-    const result = this.#tail.then(async () => {
-      this.#checkAlive();
-      signal?.throwIfAborted();
-      const buffer = new ArrayBuffer(CONTROL_BYTES);
-      const control = new Control(buffer);
-      const cancel = () => control.cancel();
-      signal?.addEventListener("abort", cancel, { once: true });
-      this.#current = control;
-      try {
-        await this.#addon.run(this.#isaIndex, this.#threads, address, words, buffer, timings);
-      } finally {
-        this.#current = undefined;
-        signal?.removeEventListener("abort", cancel);
-      }
-      if (control.cancelled) signal?.throwIfAborted();
-      this.#throwFault(control);
-    });
-    this.#tail = result.then(
-      () => this.#settle(),
-      () => this.#settle(),
-    );
-    return result;
+  control(): Control {
+    this.#control = new ArrayBuffer(CONTROL_BYTES);
+    return new Control(this.#control);
   }
 
-  runSync(address: Address, words: number, options: Pick<RunOptions, "timings"> = {}): void {
-    this.#checkAlive();
-    if (this.running) throw new Error("a program is running: await it before runSync");
-    const buffer = new ArrayBuffer(CONTROL_BYTES);
-    this.#addon.runSync(this.#isaIndex, this.#threads, address, words, buffer, options.timings);
-    this.#throwFault(new Control(buffer));
+  run(program: ProgramRun): Promise<void> {
+    return this.#addon.run(...this.#arguments(program));
   }
 
-  workspace(kernel: string, args: readonly KernelArgument[]): number {
-    const opcode = opcodeOf(this.kernels, kernel);
-    const words = new BigUint64Array(args.length);
-    encodeArguments(kernel, this.signatures[opcode]!, args, words);
-    const bytes = this.#addon.workspace(this.#isaIndex, this.maxThreads, opcode, words.buffer);
-    if (bytes < 0) throw new Error(`this build has no kernel "${kernel}"`);
-    return bytes;
+  runSync(program: ProgramRun): void {
+    this.#addon.runSync(...this.#arguments(program));
   }
 
-  memory(): MemoryUse {
-    return this.#allocations.use();
+  workspace(threads: number, opcode: number, words: BigUint64Array): number {
+    return this.#addon.workspace(this.#isaIndex, threads, opcode, words.buffer);
   }
 
-  dispose(): void {
-    if (this.#disposed) return;
-    this.#disposed = true;
-    this.#current?.cancel();
-    if (!this.running) this.#releaseAll();
-  }
+  /** The addon starts threads itself when a program wants them. */
+  prepareThreads(): void {}
 
-  [Symbol.dispose](): void {
-    this.dispose();
-  }
+  close(): void {}
 
-  #settle(): void {
-    this.#pending--;
-    if (this.#disposed && !this.running) this.#releaseAll();
-  }
-
-  #throwFault(control: Control): void {
-    const fault = control.fault(this.kernels, this.signatures);
-    if (fault) throw fault;
-  }
-
-  #checkAlive(): void {
-    if (this.#disposed) throw new Error("this CPU runtime has been disposed");
-  }
-
-  #release(allocation: NativeAllocation): void {
-    for (const buffer of allocation.windows.values()) this.#addon.detach(buffer);
-    this.#addon.free(allocation.address);
-  }
-
-  #releaseAll(): void {
-    for (const allocation of this.#allocations.all()) this.#release(allocation);
-    this.#allocations.clear();
+  #arguments({ threads, address, words, timings }: ProgramRun): RunArguments {
+    return [this.#isaIndex, threads, address, words, this.#control, timings];
   }
 }
