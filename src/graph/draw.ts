@@ -29,7 +29,7 @@ export function drawMemory(program: Program): string {
   const parts: string[] = [
     `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${WIDTH} ${HEIGHT}" font-family="sans-serif" font-size="12">`,
     `<rect width="${WIDTH}" height="${HEIGHT}" fill="#fff"/>`,
-    `<text x="${LEFT}" y="22" font-size="15">${escape(program.name)}: ${mib(program.arenaBytes)} MiB of activation memory over ${steps} kernels</text>`,
+    `<text x="${LEFT}" y="22" font-size="15">${escaped(program.name)}: ${mib(program.arenaBytes)} MiB of activation memory over ${steps} kernels</text>`,
   ];
   for (const block of program.liveness.blocks) {
     if (block.pool !== "arena") continue;
@@ -38,7 +38,7 @@ export function drawMemory(program: Program): string {
     const [top, bottom] = [y(offset + block.bytes), y(offset)];
     parts.push(
       `<rect x="${n(x0)}" y="${n(top)}" width="${n(Math.max(0.4, x1 - x0))}" height="${n(Math.max(0.4, bottom - top))}" ` +
-        `fill="${COLOURS[block.role]}" fill-opacity="0.85"><title>${escape(block.name)}: ${mib(block.bytes)} MiB, ${block.role}, ` +
+        `fill="${COLOURS[block.role]}" fill-opacity="0.85"><title>${escaped(block.name)}: ${mib(block.bytes)} MiB, ${block.role}, ` +
         `steps ${block.start}–${block.end}</title></rect>`,
     );
   }
@@ -64,4 +64,4 @@ export function drawMemory(program: Program): string {
 
 const n = (value: number): string => value.toFixed(2);
 const mib = (bytes: number): string => (bytes / 2 ** 20).toFixed(1);
-const escape = (text: string): string => text.replace(/[&<>"]/g, (c) => `&#${c.charCodeAt(0)};`);
+const escaped = (text: string): string => text.replace(/[&<>"]/g, (c) => `&#${c.charCodeAt(0)};`);
