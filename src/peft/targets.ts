@@ -15,6 +15,8 @@ export interface LoraTarget {
   /** [out, in] of a linear module's weight, [vocab, hidden] of an embedding. */
   readonly shape: readonly [number, number];
   readonly r: number;
+  readonly alpha: number;
+  /** alpha / r, or alpha / √r. */
   readonly scale: number;
 }
 
@@ -59,8 +61,10 @@ export function resolveTargets(
       );
     }
     const r = ranks[i] ?? config.r;
-    const scale = (alphas[i] ?? config.loraAlpha) / (config.useRslora ? Math.sqrt(r) : r);
-    return { path, kind: kind === "embedding" ? "embedding" : "linear", shape: shape as [number, number], r, scale };
+    const alpha = alphas[i] ?? config.loraAlpha;
+    const scale = alpha / (config.useRslora ? Math.sqrt(r) : r);
+    const on = kind === "embedding" ? "embedding" : "linear";
+    return { path, kind: on, shape: shape as [number, number], r, alpha, scale };
   });
   return { targets, saved, warnings };
 }

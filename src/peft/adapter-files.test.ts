@@ -1,0 +1,64 @@
+import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import { test } from "node:test";
+import { oracleFloats, oracleJson, oraclePath, oracleTensors } from "../testing/oracle.ts";
+import { loadAdapter, saveAdapter } from "./adapter-files.ts";
+import { assertClose, logitsOf, oracleModel, scratchFolder, testBackend } from "./peft.test.support.ts";
+
+const FAMILIES = ["llama", "llama3", "mistral", "qwen2", "qwen3", "gemma2"];
+const VARIANTS = [
+  "rslora",
+  "patterns",
+  "rslora_patterns",
+  "bias_all",
+  "bias_lora_only",
+  "modules_to_save",
+  "layers_to_transform",
+  "regex",
+  "all_linear",
+  "exclude",
+  "embedding_untied",
+  "embedding_tied",
+];
+
+test("every family with PEFT's adapter gives PEFT's logits", async (t) => {
+  const backend = await testBackend(t);
+  for (const family of FAMILIES) {
+    using model = await oracleModel(backend, `families/${family}/model`);
+    using adapter = await loadAdapter(model, oraclePath("families", family, "adapter"));
+    assert.deepEqual(adapter.warnings, [], family);
+    const expected = oracleTensors("families", family, "expect.safetensors");
+    const { batch } = oracleJson<{ batch: { input_ids: number[][] } }>("families", family, "expect.json");
+    for (const [i, ids] of batch.input_ids.entries()) {
+      assertClose(await logitsOf(model, ids), oracleFloats(expected, `lora_logits.${i}`), 1e-5, `${family} ${i}`);
+    }
+    model.adapter = null;
+    assertClose(await logitsOf(model, batch.input_ids[0]!), oracleFloats(expected, "logits.0"), 1e-5, family);
+  }
+  assert.equal(backend.memory().tensors.adapter, 0);
+});
+
+test("adapters with each of PEFT's options give PEFT's logits, and are written back byte for byte", async (t) => {
+  const backend = await testBackend(t);
+  const folder = scratchFolder(t);
+  for (const variant of VARIANTS) {
+    const expect = oracleJson<{ base_model: string; input_ids: number[]; trainable_parameters: number }>(
+      "lora_variants",
+      variant,
+      "expect.json",
+    );
+    using model = await oracleModel(backend, expect.base_model);
+    const source = oraclePath("lora_variants", variant);
+    using adapter = await loadAdapter(model, source, { isTrainable: true });
+    assert.equal(adapter.parameterCount().trainable, expect.trainable_parameters, variant);
+    const logits = oracleFloats(oracleTensors("lora_variants", variant, "expect.safetensors"), "logits");
+    assertClose(await logitsOf(model, expect.input_ids), logits, 1e-5, variant);
+
+    const target = join(folder, variant);
+    await saveAdapter(adapter, target);
+    for (const file of ["adapter_model.safetensors", "adapter_config.json"]) {
+      assert.ok(readFileSync(join(target, file)).equals(readFileSync(join(source, file))), `${variant}: ${file}`);
+    }
+  }
+});

@@ -1,0 +1,126 @@
+import type { DeviceTensor } from "../backends/backend.ts";
+import { numel } from "../graph/types.ts";
+import type { LoraPair, ModelAdapter } from "../models/adapter.ts";
+import type { CausalLM } from "../models/model.ts";
+import type { Trainable } from "../optim/optimizer.ts";
+import { type AdapterTensorSpec, EMBEDDING_WEIGHT, HEAD_WEIGHT } from "./layout.ts";
+import type { LoraConfig } from "./lora-config.ts";
+import type { LoraTarget } from "./targets.ts";
+
+/** One tensor of an adapter, in the backend's memory, f32. */
+export interface AdapterTensor extends AdapterTensorSpec {
+  readonly tensor: DeviceTensor;
+}
+
+export interface ParameterCount {
+  readonly trainable: number;
+  /** The base model's included. */
+  readonly all: number;
+}
+
+export interface LoraAdapterParts {
+  readonly model: CausalLM;
+  readonly config: LoraConfig;
+  readonly targets: readonly LoraTarget[];
+  readonly tensors: readonly AdapterTensor[];
+  /** Base weights the adapter's file holds in another state than the model: frozen, used instead of the model's own. */
+  readonly overrides?: ReadonlyMap<string, DeviceTensor>;
+  /** adapter_config.json as it was read; null for a new adapter. */
+  readonly fileConfig?: Readonly<Record<string, unknown>> | null;
+  readonly isTrainable: boolean;
+  readonly warnings: readonly string[];
+}
+
+/**
+ * A LoRA adapter (Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", 2021): for each targeted module
+ * y += s·(dropout(x)·Aᵀ)·Bᵀ, A [r, in] and B [out, r]; and copies of the parameters that are trained in full.
+ *
+ * In use while it is its model's `adapter`. Tied embeddings: as in PEFT, training one side leaves the other on the base
+ * model's table, unless `ensureWeightTying` made them one.
+ */
+export class LoraAdapter implements ModelAdapter {
+  readonly model: CausalLM;
+  readonly config: LoraConfig;
+  readonly targets: readonly LoraTarget[];
+  readonly tensors: readonly AdapterTensor[];
+  readonly overrides: ReadonlyMap<string, DeviceTensor>;
+  readonly fileConfig: Readonly<Record<string, unknown>> | null;
+  readonly isTrainable: boolean;
+  /** What was odd about the configuration or the file, but went on. */
+  readonly warnings: readonly string[];
+  private readonly pairs = new Map<string, LoraPair>();
+  private readonly embeddingPairs = new Map<string, LoraPair>();
+  private readonly replacements = new Map<string, DeviceTensor>();
+
+  constructor(parts: LoraAdapterParts) {
+    this.model = parts.model;
+    this.config = parts.config;
+    this.targets = parts.targets;
+    this.tensors = parts.tensors;
+    this.overrides = parts.overrides ?? new Map();
+    this.fileConfig = parts.fileConfig ?? null;
+    this.isTrainable = parts.isTrainable;
+    this.warnings = parts.warnings;
+    for (const target of this.targets) {
+      const half = (kind: "A" | "B"): DeviceTensor =>
+        this.tensors.find((tensor) => tensor.target === target && tensor.kind === kind)!.tensor;
+      const pair = { a: half("A"), b: half("B"), scale: target.scale, dropout: this.config.loraDropout };
+      (target.kind === "embedding" ? this.embeddingPairs : this.pairs).set(target.path, pair);
+    }
+    for (const { parameters, tensor } of this.tensors) {
+      for (const parameter of parameters) this.replacements.set(parameter, tensor);
+    }
+  }
+
+  lora(module: string): LoraPair | undefined {
+    return this.pairs.get(module);
+  }
+
+  loraEmbedding(module: string): LoraPair | undefined {
+    return this.embeddingPairs.get(module);
+  }
+
+  replacement(parameter: string): DeviceTensor | undefined {
+    const own = this.replacements.get(parameter) ?? this.overrides.get(parameter);
+    if (own || parameter !== HEAD_WEIGHT || !this.model.config.tiedHead) return own;
+    // The trained copy is the embedding's only: the head, though tied, stays on the table it had.
+    return this.replacements.has(EMBEDDING_WEIGHT) ? this.model.parameter(EMBEDDING_WEIGHT) : undefined;
+  }
+
+  /** The copy that takes a parameter's place when the adapter is merged; not those that only keep a head where it was. */
+  copyOf(parameter: string): DeviceTensor | undefined {
+    return this.replacements.get(parameter) ?? this.overrides.get(parameter);
+  }
+
+  /** What training changes, by PEFT's names; nothing when the adapter was loaded for use only. */
+  trainable(): Trainable[] {
+    if (!this.isTrainable) return [];
+    return this.tensors.map(({ name, tensor, decay, kind, parameters }) => ({
+      name,
+      tensor,
+      decay,
+      embedding: kind === "saved" && parameters.includes(EMBEDDING_WEIGHT),
+    }));
+  }
+
+  /** Numbers of parameters as PEFT counts them: copies of whole modules come on top of the model's, biases do not. */
+  parameterCount(): ParameterCount {
+    const own = this.tensors.map(({ shape, kind }) => ({ count: numel(shape), added: kind !== "bias" }));
+    const base = [...this.model.parameters.values()].reduce((sum, { shape }) => sum + numel(shape), 0);
+    return {
+      trainable: this.isTrainable ? own.reduce((sum, { count }) => sum + count, 0) : 0,
+      all: own.reduce((sum, { count, added }) => sum + (added ? count : 0), base),
+    };
+  }
+
+  /** Frees the adapter's tensors, taking it off its model first. */
+  dispose(): void {
+    if (this.model.adapter === this) this.model.adapter = null;
+    for (const { tensor } of this.tensors) tensor.dispose();
+    for (const tensor of this.overrides.values()) tensor.dispose();
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+}

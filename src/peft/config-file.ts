@@ -1,0 +1,176 @@
+import { FormatError, show } from "../formats/errors.ts";
+import type { CausalLM } from "../models/model.ts";
+import type { LoraAdapter } from "./adapter.ts";
+import { type LoraConfig, loraConfig, loraSchema } from "./lora-config.ts";
+import { modelModules } from "./modules.ts";
+import { compareCodePoints, PythonFloat, pythonJson } from "./python-json.ts";
+import { explicitTargets, resolveTargets } from "./targets.ts";
+
+/** Every key PEFT 0.21.2 writes for LoRA, with the values that change nothing. */
+const DEFAULTS: Readonly<Record<string, unknown>> = {
+  alora_invocation_tokens: null,
+  alpha_pattern: {},
+  arrow_config: null,
+  auto_mapping: null,
+  base_model_name_or_path: null,
+  bias: "none",
+  corda_config: null,
+  ensure_weight_tying: false,
+  eva_config: null,
+  exclude_modules: null,
+  fan_in_fan_out: false,
+  inference_mode: true,
+  init_lora_weights: true,
+  kasa_config: null,
+  layer_replication: null,
+  layers_pattern: null,
+  layers_to_transform: null,
+  loftq_config: {},
+  lora_alpha: 8,
+  lora_bias: false,
+  lora_dropout: 0,
+  lora_ga_config: null,
+  megatron_config: null,
+  megatron_core: "megatron.core",
+  modules_to_save: null,
+  monteclora_config: null,
+  peft_type: "LORA",
+  peft_version: "0.21.2",
+  qalora_group_size: 16,
+  r: 8,
+  rank_pattern: {},
+  revision: null,
+  target_modules: null,
+  target_parameters: null,
+  task_type: null,
+  trainable_token_indices: null,
+  use_bdlora: null,
+  use_dora: false,
+  use_qalora: false,
+  use_rslora: false,
+  velora_config: null,
+};
+
+/** Keys that say nothing about what a loaded adapter computes. */
+const DESCRIPTIVE = [
+  "auto_mapping",
+  "base_model_name_or_path",
+  "inference_mode",
+  "megatron_core",
+  "peft_type",
+  "peft_version",
+  "qalora_group_size",
+  "revision",
+  // How A and B got their first values: PEFT ignores these unless init_lora_weights asks for them.
+  "corda_config",
+  "eva_config",
+  "loftq_config",
+  "lora_ga_config",
+];
+
+/** First values that leave the base model as it is, so that the saved A and B are all there is to them. */
+const HARMLESS_INITIALISATIONS = ["gaussian", "eva", "orthogonal", "mica"];
+
+export interface FileConfig {
+  readonly config: LoraConfig;
+  /** The keys PEFT has, as the file has them. */
+  readonly known: Readonly<Record<string, unknown>>;
+  readonly warnings: readonly string[];
+}
+
+/**
+ * The configuration in a parsed adapter_config.json. As in PEFT only peft_type must be there, and unknown keys are
+ * dropped with a warning. Throws FormatError or OptionError naming the file and the key.
+ */
+export function parseConfigFile(
+  json: Readonly<Record<string, unknown>>,
+  file: string,
+  isTrainable: boolean,
+): FileConfig {
+  if (json.peft_type !== "LORA") {
+    throw new FormatError({
+      file,
+      field: "peft_type",
+      found: show(json.peft_type),
+      expected: '"LORA", the only type supported',
+    });
+  }
+  const known: Record<string, unknown> = {};
+  const unknown: string[] = [];
+  const options: Record<string, unknown> = { inferenceMode: !isTrainable };
+  for (const [key, value] of Object.entries(json)) {
+    if (!Object.hasOwn(DEFAULTS, key)) {
+      unknown.push(key);
+      continue;
+    }
+    known[key] = value;
+    if (!DESCRIPTIVE.includes(key) && !(value === null && DEFAULTS[key] !== null)) options[key] = value;
+  }
+  if (typeof options.init_lora_weights === "string") {
+    const initialisation = options.init_lora_weights.toLowerCase();
+    if (HARMLESS_INITIALISATIONS.includes(initialisation)) options.init_lora_weights = true;
+  }
+  options.task_type = json.task_type ?? null;
+  const warnings =
+    unknown.length > 0 ? [`${file}: ignored unknown keys ${unknown.map((key) => show(key)).join(", ")}`] : [];
+  return { config: loraConfig(options, file), known, warnings };
+}
+
+/** adapter_config.json of an adapter, as PEFT 0.21 writes it. */
+export function configFileText(adapter: LoraAdapter): string {
+  const { config, model, fileConfig } = adapter;
+  const targets = explicitTargets(config);
+  const own: Record<string, unknown> = {};
+  for (const key of Object.keys(loraSchema.shape)) {
+    const name = snakeCase(key);
+    if (Object.hasOwn(DEFAULTS, name)) own[name] = config[key as keyof LoraConfig];
+  }
+  const given = fileConfig?.init_lora_weights;
+  const values = {
+    ...DEFAULTS,
+    ...fileConfig,
+    ...own,
+    ...patternsForFile(adapter),
+    target_modules: sorted(targets),
+    exclude_modules: config.excludeModules === null ? null : sorted(config.excludeModules),
+    init_lora_weights: typeof given === "string" ? given : config.initLoraWeights,
+    lora_dropout: new PythonFloat(config.loraDropout),
+    base_model_name_or_path: fileConfig?.base_model_name_or_path ?? model.nameOrPath,
+    auto_mapping: config.taskType === null ? (fileConfig?.auto_mapping ?? autoMapping(model)) : null,
+    inference_mode: true,
+  };
+  return pythonJson(values);
+}
+
+const snakeCase = (name: string): string => name.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`);
+
+const sorted = (names: string | readonly string[]): string | string[] =>
+  typeof names === "string" ? names : [...names].sort(compareCodePoints);
+
+/**
+ * rank_pattern and alpha_pattern for a file. Their first match counts, and a file has its keys sorted: where that would
+ * change a module's rank or alpha, each module is listed by its path instead.
+ */
+function patternsForFile({ config, model, targets }: LoraAdapter): Record<string, Readonly<Record<string, number>>> {
+  const { rankPattern, alphaPattern } = config;
+  const inOrder = (patterns: Readonly<Record<string, number>>) =>
+    Object.fromEntries(Object.entries(patterns).sort(([a], [b]) => compareCodePoints(a, b)));
+  const asRead = { ...config, rankPattern: inOrder(rankPattern), alphaPattern: inOrder(alphaPattern) };
+  const read = resolveTargets(modelModules(model.config), asRead, { strict: false, owner: "LoraConfig" }).targets;
+  if (read.every(({ r, alpha }, i) => r === targets[i]!.r && alpha === targets[i]!.alpha)) {
+    return { rank_pattern: rankPattern, alpha_pattern: alphaPattern };
+  }
+  return {
+    rank_pattern: Object.fromEntries(targets.map(({ path, r }) => [path, r])),
+    alpha_pattern: Object.fromEntries(targets.map(({ path, alpha }) => [path, alpha])),
+  };
+}
+
+/** What PEFT notes of the model's class where there is no task type to go by. */
+function autoMapping({ config, hfConfig }: CausalLM): Record<string, unknown> {
+  const { architectures } = hfConfig;
+  return {
+    base_model_class: Array.isArray(architectures) ? architectures[0] : null,
+    parent_library: `transformers.models.${config.family}.modeling_${config.family}`,
+  };
+}

@@ -1,0 +1,14 @@
+/** LoRA adapters: configuration, files as PEFT writes them, merging. */
+export { type AdapterTensor, LoraAdapter, type ParameterCount } from "./adapter.ts";
+export {
+  type LoadAdapterOptions,
+  loadAdapter,
+  readAdapter,
+  type SaveAdapterOptions,
+  saveAdapter,
+} from "./adapter-files.ts";
+export { attachLora, createLora } from "./attach.ts";
+export { type GetPeftModelOptions, getPeftModel } from "./get-peft-model.ts";
+export { type LoraConfig, type LoraConfigOptions, loraConfig } from "./lora-config.ts";
+export { type Merge, type MergeOptions, type MergeReport, mergeLora } from "./merge.ts";
+export { type GradientCheckpointing, PeftModel } from "./peft-model.ts";
