@@ -30,6 +30,8 @@ export class CausalLM {
   readonly warnings: readonly string[];
   /** The adapter that traced programs include. */
   adapter: ModelAdapter | null = null;
+  /** Longest sequence the user means to train on (`fromPretrained`'s maxSeqLength); null: not said. */
+  maxSeqLength: number | null = null;
   private rope: DeviceTensor | null = null;
 
   constructor(parts: CausalLMParts) {

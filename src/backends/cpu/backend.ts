@@ -2,7 +2,7 @@ import type { Node } from "../../graph/graph.ts";
 import type { Program } from "../../graph/program.ts";
 import type { Rates } from "../../graph/remat.ts";
 import { type DType, GraphError, numel, type Shape } from "../../graph/types.ts";
-import { doubleQuantize } from "../../quant/nf4.ts";
+import { nestAbsmax } from "../../quant/nf4.ts";
 import type { Backend, BackendMemory, DeviceTensor, Executable, TensorOptions, TensorRole } from "../backend.ts";
 import { type Arena, CpuExecutable, workspaceOf } from "./executable.ts";
 import { openRuntime, type RuntimeOptions } from "./index.ts";
@@ -63,7 +63,7 @@ export class CpuBackend implements Backend {
       }
       if (!doubleQuant) return;
       const scales = new Float32Array(this.runtime.bytes(absmax, 4 * blocks).slice().buffer);
-      const nested = doubleQuantize(scales);
+      const nested = nestAbsmax(scales);
       tensor.write(nested.codes, { part: "absmax" });
       tensor.write(bytesOf(nested.absmax), { part: "nested" });
       tensor.write(bytesOf(nested.map), { part: "map" });

@@ -47,18 +47,18 @@ test("what is needed, what there is and what would fit are said before anything 
     bf16.message,
     /^llama-8b: its weights need 15\.0 GiB of memory; 8\.0 GiB is available; what would fit: /,
   );
-  assert.match(bf16.message, /what would fit: loadIn4bit \(5\.4 GiB\)$/);
+  assert.match(bf16.message, /what would fit: loadIn4bit \(5\.3 GiB\)$/);
   // 8.03e9 numbers of 2 bytes; norms have two bytes more each.
   assert.equal(bf16.needed, 2 * 8_030_261_248 + 2 * 4096 * 65 + 32 * 2 ** 20);
   assert.match(
     refusal({ dtype: "float32" }, 16).message,
-    /fit: dtype: bfloat16 \(15\.0 GiB\), loadIn4bit \(5\.4 GiB\)$/,
+    /fit: dtype: bfloat16 \(15\.0 GiB\), loadIn4bit \(5\.3 GiB\)$/,
   );
   assert.match(
     refusal({ fullFinetuning: true }, 8).message,
-    /need 29\.9 GiB .* what would fit: loadIn4bit \(5\.4 GiB\)$/,
+    /need 29\.9 GiB .* what would fit: loadIn4bit \(5\.3 GiB\)$/,
   );
-  assert.match(refusal({}, 4).message, /even loadIn4bit needs 5\.4 GiB: use a smaller model/);
+  assert.match(refusal({}, 4).message, /even loadIn4bit needs 5\.3 GiB: use a smaller model/);
   assert.match(
     refusal({ loadIn4bit: true }, 4).message,
     /available; use a smaller model or a machine with more memory$/,
