@@ -26,6 +26,7 @@ static_assert(sizeof(Block) == LINE, "a header is one line");
 uint64_t heap_start() { return (reinterpret_cast<uintptr_t>(&__heap_base) + LINE - 1) / LINE * LINE; }
 uint64_t heap_end = 0;  // end of the last block; 0 before the first allocation
 uint32_t last = 0;      // address of the last block
+uint64_t touched = 0;   // memory from here on has never been handed out: it is zero, and costs nothing yet
 
 Block* block_at(uint64_t address) { return reinterpret_cast<Block*>(static_cast<uintptr_t>(address)); }
 uint64_t end_of(uint64_t address) { return address + LINE + block_at(address)->lines * LINE; }
@@ -94,7 +95,9 @@ EXPORT(alloc) uint32_t wasm_alloc(double bytes) {
   if (!at) return 0;
   cut(at, lines);
   block_at(at)->used = true;
-  __builtin_memset(block_at(at) + 1, 0, lines * LINE);
+  const uint64_t start = at + LINE, end = start + lines * LINE;
+  if (start < touched) __builtin_memset(block_at(start), 0, (end < touched ? end : touched) - start);
+  if (end > touched) touched = end;
   return static_cast<uint32_t>(at + LINE);
 }
 
