@@ -1,10 +1,10 @@
 /** `CpuRuntime` over a host (the addon or WebAssembly): everything that is the same for both. */
 
-import { availableParallelism } from "node:os";
 import { Allocations, checkSize, formatBytes } from "./allocations.ts";
 import type { Control } from "./control.ts";
 import type { Address, CpuRuntime, KernelArgument, MemoryUse, RunOptions } from "./runtime.ts";
 import { encodeArguments, opcodeOf } from "./runtime.ts";
+import { usableProcessors } from "./threads.ts";
 
 /** A program as the host runs it. */
 export interface ProgramRun {
@@ -58,14 +58,14 @@ export class HostedRuntime implements CpuRuntime {
   #current: Control | undefined;
 
   /** @throws {RangeError} when threads is not a positive whole number */
-  constructor(host: Host, threads: number = availableParallelism()) {
+  constructor(host: Host, threads: number = usableProcessors()) {
     this.#host = host;
     this.kind = host.kind;
     this.isa = host.isa;
     this.isas = host.isas;
     this.kernels = host.kernels;
     this.signatures = host.signatures;
-    this.maxThreads = Number.isSafeInteger(threads) ? Math.max(threads, availableParallelism()) : 1;
+    this.maxThreads = Number.isSafeInteger(threads) ? Math.max(threads, usableProcessors()) : 1;
     this.setThreads(threads);
   }
 

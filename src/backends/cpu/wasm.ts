@@ -1,12 +1,12 @@
 /** The WebAssembly build (native/wasm.cc) as a `CpuRuntime`: shared memory, one worker thread for each kernel thread. */
 
 import { readFileSync } from "node:fs";
-import { availableParallelism } from "node:os";
 import { fileURLToPath } from "node:url";
 import { Worker } from "node:worker_threads";
 import { CONTROL_BYTES, Control } from "./control.ts";
 import { type Host, HostedRuntime, type ProgramRun } from "./hosted.ts";
 import type { Address, CpuRuntime } from "./runtime.ts";
+import { usableProcessors } from "./threads.ts";
 
 interface Exports {
   readonly __stack_pointer: WebAssembly.Global;
@@ -44,7 +44,7 @@ export async function loadWasm(options: WasmOptions = {}): Promise<CpuRuntime> {
   const module = await WebAssembly.compile(readFileSync(file));
   const host = new WasmHost(module);
   try {
-    const runtime = new HostedRuntime(host, options.threads ?? availableParallelism());
+    const runtime = new HostedRuntime(host, options.threads ?? usableProcessors());
     await host.started();
     return runtime;
   } catch (error) {
