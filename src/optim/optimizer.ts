@@ -3,7 +3,8 @@ import { Graph, type Value } from "../graph/graph.ts";
 import { plan } from "../graph/plan.ts";
 import { numel } from "../graph/types.ts";
 import { adamw8bitOp, adamwOp, clearOp, clipFactor, sumSquares } from "../ops/optimizer.ts";
-import { signedMap, unsignedMap, zeroState1, zeroState2 } from "../quant/adam8bit.ts";
+import { adam8bitSizes, usesAdam8bit } from "../quant/adam8bit.ts";
+import { SIGNED_DYNAMIC_MAP, UNSIGNED_DYNAMIC_MAP } from "../quant/dynamic-maps.ts";
 
 /** A tensor that training changes. */
 export interface Trainable {
@@ -24,10 +25,6 @@ export interface AdamWOptions {
   /** Keep both states in 8 bits where the tensor is large enough. */
   readonly eightBit: boolean;
 }
-
-/** bitsandbytes keeps the states of smaller tensors in 32 bits. */
-const SMALLEST_8BIT = 4096;
-const BLOCK = 256;
 
 /** Gradient buffers and AdamW states of the trained tensors, and the program of one optimizer step. */
 export class Optimizer {
@@ -94,7 +91,7 @@ export class Optimizer {
   }
 
   private isEightBit({ tensor, embedding }: Trainable): boolean {
-    return this.options.eightBit && !embedding && numel(tensor.shape) >= SMALLEST_8BIT;
+    return this.options.eightBit && usesAdam8bit(numel(tensor.shape), { isEmbedding: embedding ?? false });
   }
 
   private states32({ name, tensor }: Trainable): Map<string, DeviceTensor> {
@@ -106,21 +103,18 @@ export class Optimizer {
   }
 
   private states8({ name, tensor }: Trainable): Map<string, DeviceTensor> {
-    const n = numel(tensor.shape);
-    const create = (key: string, dtype: "u8" | "f32", length: number): [string, DeviceTensor] => [
+    const sizes = adam8bitSizes(numel(tensor.shape));
+    const create = (key: keyof typeof sizes, dtype: "u8" | "f32"): [string, DeviceTensor] => [
       key,
-      this.backend.createTensor(`${name}.${key}`, dtype, [length], { role: "optimizer" }),
+      this.backend.createTensor(`${name}.${key}`, dtype, [sizes[key]], { role: "optimizer" }),
     ];
-    const blocks = Math.ceil(n / BLOCK);
-    const states = new Map([
-      create("state1", "u8", n),
-      create("absmax1", "f32", blocks),
-      create("state2", "u8", n),
-      create("absmax2", "f32", blocks),
+    // Fresh tensors are zero, which is bitsandbytes' state before the first step.
+    return new Map([
+      create("state1", "u8"),
+      create("absmax1", "f32"),
+      create("state2", "u8"),
+      create("absmax2", "f32"),
     ]);
-    states.get("state1")!.write(zeroState1(n));
-    states.get("state2")!.write(zeroState2(n));
-    return states;
   }
 
   private compile(): Executable {
@@ -154,7 +148,7 @@ export class Optimizer {
   }
 
   private quantMaps(graph: Graph): Value[] {
-    this.maps = [signedMap(), unsignedMap()].map((map, i) => {
+    this.maps = [SIGNED_DYNAMIC_MAP, UNSIGNED_DYNAMIC_MAP].map((map, i) => {
       const tensor = this.backend.createTensor(`quant_map${i + 1}`, "f32", [256], { role: "constant" });
       tensor.write(new Uint8Array(map.buffer, map.byteOffset, map.byteLength));
       return tensor;

@@ -9,7 +9,7 @@ const count = z.number().int().nonnegative();
 const positive = z.number().int().positive();
 
 /** TrainingArguments' fields, in the spelling of this library; Hugging Face's snake_case is accepted too. */
-const schema = z.strictObject({
+export const argumentsSchema = z.strictObject({
   /** Where checkpoints and the result go. */
   outputDir: z.string().default("outputs"),
   perDeviceTrainBatchSize: positive.default(8),
@@ -51,15 +51,15 @@ const schema = z.strictObject({
   reportTo: z.union([z.enum(["none"]), z.array(z.enum(["none"]))]).default("none"),
 });
 
-export type TrainingArgumentsOptions = z.input<typeof schema>;
-type Parsed = z.output<typeof schema>;
+export type TrainingArgumentsOptions = z.input<typeof argumentsSchema>;
+type Parsed = z.output<typeof argumentsSchema>;
 
 /** Settings of a training, validated; unknown names are an error that tells the nearest right one. */
 export class TrainingArguments {
   readonly values: Readonly<Parsed>;
 
   constructor(options: TrainingArgumentsOptions | Record<string, unknown> = {}) {
-    this.values = parseOptions("TrainingArguments", schema, options);
+    this.values = parseOptions("TrainingArguments", argumentsSchema, options);
     if (this.values.fp16 && this.values.bf16) throw new Error("TrainingArguments: fp16 and bf16 cannot both be true");
   }
 

@@ -4,7 +4,7 @@ import { atomicWriteFile } from "../formats/atomic.ts";
 import type { Optimizer } from "../optim/optimizer.ts";
 import { stateFromJson, stateToJson, type TrainerState } from "./state.ts";
 import { readTensors, writeTensors } from "./tensor-files.ts";
-import type { TrainableModel } from "./trainer.ts";
+import type { TrainableModel } from "./trainable.ts";
 
 interface CheckpointParts {
   readonly model: TrainableModel;

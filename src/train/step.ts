@@ -26,13 +26,14 @@ export interface LossContext {
   readonly labels: Value;
   /** f32[1]: 1 / trained tokens of the accumulation window. */
   readonly lossScale: Value;
+  readonly labelSmoothing: number;
 }
 
 /** The loss of a batch; the default is next-token cross-entropy. */
 export type ComputeLoss = (context: LossContext) => Loss;
 
-export const crossEntropyLoss: ComputeLoss = ({ trace, tokens, labels, lossScale }) =>
-  trace.loss(trace.hidden(tokens), { labels, lossScale });
+export const crossEntropyLoss: ComputeLoss = ({ trace, tokens, labels, lossScale, labelSmoothing }) =>
+  trace.loss(trace.hidden(tokens), { labels, lossScale, labelSmoothing });
 
 export interface StepOptions {
   readonly model: CausalLM;
@@ -42,6 +43,7 @@ export interface StepOptions {
   readonly offload?: boolean | undefined;
   /** Longest sequence: the rotary table's length. */
   readonly maxPositions: number;
+  readonly labelSmoothing?: number | undefined;
 }
 
 /** Programs kept ready; a program of a length not seen lately is planned again. */
@@ -112,7 +114,15 @@ export class StepRunner {
   }
 
   private plan(mode: "train" | "eval", tokens: number): Program {
-    const { model, optimizer, computeLoss = crossEntropyLoss, policy, offload, maxPositions } = this.options;
+    const {
+      model,
+      optimizer,
+      computeLoss = crossEntropyLoss,
+      policy,
+      offload,
+      maxPositions,
+      labelSmoothing = 0,
+    } = this.options;
     const graph = new Graph();
     const labels = graph.input("labels", "i32", [tokens]);
     const lossScale = graph.input("lossScale", "f32", [1]);
@@ -125,7 +135,14 @@ export class StepRunner {
     };
     const seed = training ? graph.input("seed", "u32", [2]) : null;
     const trace = new DecoderTrace(graph, model, { seed, maxPositions });
-    const { loss, metrics } = computeLoss({ graph, trace, tokens: inputs, labels, lossScale });
+    const { loss, metrics } = computeLoss({
+      graph,
+      trace,
+      tokens: inputs,
+      labels,
+      lossScale,
+      labelSmoothing: training ? labelSmoothing : 0,
+    });
     graph.output("loss", loss);
     graph.output("metrics", metrics);
     if (training) {

@@ -1,8 +1,6 @@
 import { join } from "node:path";
 import type { Batch } from "../data/collate.ts";
-import type { CheckpointPolicy } from "../graph/plan.ts";
-import type { CausalLM } from "../models/model.ts";
-import { Optimizer, type Trainable } from "../optim/optimizer.ts";
+import { Optimizer } from "../optim/optimizer.ts";
 import { type ScheduleOptions, scheduleFactor, warmupSteps } from "../optim/schedule.ts";
 import { TrainingArguments, type TrainingArgumentsOptions } from "./arguments.ts";
 import { type BatchSource, windows } from "./batches.ts";
@@ -18,15 +16,7 @@ import { LossLog } from "./loss-log.ts";
 import { ProgressCallback } from "./progress.ts";
 import type { TrainerState } from "./state.ts";
 import { type ComputeLoss, StepRunner } from "./step.ts";
-
-/** A model with what training needs to know: which tensors change, and how it is saved. */
-export interface TrainableModel {
-  readonly lm: CausalLM;
-  readonly trainables: readonly Trainable[];
-  readonly checkpointing: CheckpointPolicy;
-  /** Write the adapter, or the whole model when that is what was trained. */
-  save(dir: string): Promise<void>;
-}
+import type { TrainableModel } from "./trainable.ts";
 
 export interface TrainerOptions {
   readonly model: TrainableModel;
@@ -86,6 +76,7 @@ export class Trainer {
       computeLoss: options.computeLoss,
       policy: model.checkpointing,
       maxPositions: options.maxPositions,
+      labelSmoothing: values.labelSmoothingFactor,
     });
     const perEpoch = this.stepsPerEpoch();
     const maxSteps = values.maxSteps > 0 ? values.maxSteps : Math.ceil(values.numTrainEpochs * perEpoch);

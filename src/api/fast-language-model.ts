@@ -1,0 +1,133 @@
+import { existsSync, readFileSync, statSync } from "node:fs";
+import { join, resolve } from "node:path";
+import { z } from "zod";
+import type { Backend } from "../backends/backend.ts";
+import { openCpuBackend } from "../backends/cpu/backend.ts";
+import { openGguf } from "../formats/gguf.ts";
+import type { LoadProgress } from "../models/load/fill.ts";
+import { loadModel } from "../models/load/load.ts";
+import type { CausalLM } from "../models/model.ts";
+import { type GetPeftModelOptions, getPeftModel, PeftModel } from "../peft/index.ts";
+import { tokenizerFromGguf } from "../tokenizer/gguf-tokenizer.ts";
+import { Tokenizer } from "../tokenizer/index.ts";
+import { parseOptions } from "../util/options.ts";
+
+const schema = z.strictObject({
+  /** A Hugging Face folder, a .gguf file, or a folder with an adapter (its base model is loaded with it). */
+  modelName: z.string().min(1),
+  /** Longest sequence to train on. */
+  maxSeqLength: z.number().int().positive().default(2048),
+  /** How weights that are not in 4 bits are kept; null: as the checkpoint has them. */
+  dtype: z.enum(["float32", "bfloat16", "float16"]).nullable().default(null),
+  /** Quantise linear layers to NF4 while loading. */
+  loadIn4bit: z.boolean().optional(),
+  /** Train all weights (in float32) rather than an adapter. */
+  fullFinetuning: z.boolean().default(false),
+  /** Threads of the CPU backend; all when left out. */
+  threads: z.number().int().positive().optional(),
+});
+
+export interface FromPretrainedOptions extends z.input<typeof schema> {
+  /** Where to put the model; a CPU backend of its own when left out. */
+  readonly backend?: Backend;
+  readonly onProgress?: (progress: LoadProgress) => void;
+}
+
+/** The model and what turns text into its tokens. */
+export interface Loaded<M> {
+  readonly model: M;
+  readonly tokenizer: Tokenizer;
+}
+
+/** Unsloth's entry point. */
+export const FastLanguageModel = {
+  /**
+   * Load a model, in 4 bits unless told otherwise, and its tokenizer. A folder with adapter_config.json gives a PeftModel,
+   * anything else a CausalLM. Throws FormatError, ConfigError or MemoryPlanError saying what is wrong and what would work.
+   */
+  async fromPretrained(
+    options: FromPretrainedOptions | Readonly<Record<string, unknown>>,
+  ): Promise<Loaded<CausalLM & PeftModel>> {
+    // A caller knows which of the two the folder holds; the type lets it use either without a cast.
+    return (await load(options)) as Loaded<CausalLM & PeftModel>;
+  },
+
+  /** Put a new LoRA adapter on a model, with Unsloth's defaults. */
+  getPeftModel(
+    model: CausalLM,
+    options: GetPeftModelOptions | Readonly<Record<string, unknown>> = {},
+  ): Promise<PeftModel> {
+    return getPeftModel(model, options);
+  },
+
+  /** Unsloth's switch to inference. Programs are planned for what they do, so there is nothing to switch: the model is returned. */
+  forInference<M>(model: M): M {
+    return model;
+  },
+
+  /** Unsloth's switch back to training; see forInference. */
+  forTraining<M>(model: M): M {
+    return model;
+  },
+};
+
+/** Whether training in bfloat16 is to be had: not on a CPU, which computes in float32. */
+export function isBfloat16Supported(): boolean {
+  return false;
+}
+
+async function load(
+  given: FromPretrainedOptions | Readonly<Record<string, unknown>>,
+): Promise<Loaded<CausalLM | PeftModel>> {
+  const { backend: ownBackend, onProgress, ...rest } = given as FromPretrainedOptions;
+  const options = parseOptions("fromPretrained", schema, rest);
+  const path = localPath(options.modelName);
+  const adapterFile = join(path, "adapter_config.json");
+  const adapterOnly = existsSync(adapterFile) && !existsSync(join(path, "config.json"));
+  const base = adapterOnly ? baseOf(adapterFile) : path;
+  const backend = ownBackend ?? (await openCpuBackend({ threads: options.threads }));
+  try {
+    const model = await loadModel({
+      path: base,
+      backend,
+      dtype: options.dtype,
+      loadIn4bit: options.loadIn4bit ?? !options.fullFinetuning,
+      fullFinetuning: options.fullFinetuning,
+      ...(onProgress && { onProgress }),
+    });
+    model.maxSeqLength = options.maxSeqLength;
+    const tokenizer = await loadTokenizer(adapterOnly && existsSync(join(path, "tokenizer.json")) ? path : base);
+    return {
+      model: adapterOnly ? await PeftModel.fromPretrained(model, path, { isTrainable: true }) : model,
+      tokenizer,
+    };
+  } catch (error) {
+    if (!ownBackend) backend.dispose();
+    throw error;
+  }
+}
+
+function localPath(modelName: string): string {
+  const path = resolve(modelName);
+  if (existsSync(path)) return path;
+  const hub = /^[\w.-]+\/[\w.-]+$/.test(modelName)
+    ? " If it is a model id of the Hugging Face hub: downloading is not supported yet; give the folder of a copy on disk."
+    : "";
+  throw new Error(`modelName: there is no file or folder "${modelName}" (looked at ${path}).${hub}`);
+}
+
+function baseOf(adapterFile: string): string {
+  const config = JSON.parse(readFileSync(adapterFile, "utf8")) as { base_model_name_or_path?: unknown };
+  const base = config.base_model_name_or_path;
+  if (typeof base !== "string" || base === "") {
+    throw new Error(`${adapterFile}: base_model_name_or_path must name the base model, found ${JSON.stringify(base)}`);
+  }
+  return localPath(base);
+}
+
+/** The tokenizer of a model folder or GGUF file. */
+export async function loadTokenizer(path: string): Promise<Tokenizer> {
+  if (statSync(path).isDirectory()) return Tokenizer.fromFolder(path);
+  using file = openGguf(path);
+  return tokenizerFromGguf(file.metadata, path);
+}

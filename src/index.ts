@@ -1,0 +1,20 @@
+/** Fine-tune open LLMs with LoRA and QLoRA: the public API. */
+export {
+  FastLanguageModel,
+  type FromPretrainedOptions,
+  isBfloat16Supported,
+  loadTokenizer,
+} from "./api/fast-language-model.ts";
+export type { Backend, BackendMemory } from "./backends/backend.ts";
+export { CpuBackend, openCpuBackend } from "./backends/cpu/backend.ts";
+export { Dataset } from "./data/index.ts";
+export { promptIds } from "./generate/chat.ts";
+export { type Generated, type GenerateOptions, generate } from "./generate/index.ts";
+export { drawMemory } from "./graph/draw.ts";
+export { loadModel } from "./models/load/load.ts";
+export { createRandomModel } from "./models/load/random.ts";
+export { CausalLM } from "./models/model.ts";
+export { saveModel } from "./models/save.ts";
+export * from "./peft/index.ts";
+export { Tokenizer } from "./tokenizer/index.ts";
+export * from "./train/index.ts";
