@@ -1,0 +1,97 @@
+// npm run bench:cpu [-- --python PATH]: LoRA training on the CPU, this project beside transformers + peft on PyTorch.
+// Same random SmolLM2-135M-shaped model (bf16 checkpoint), 4×512 tokens, LoRA r 16 on all linears, 2 threads.
+// Python needs tests/oracle/requirements.txt; without it only this project is measured.
+import { execFileSync, spawnSync } from "node:child_process";
+import { existsSync, mkdirSync, writeFileSync } from "node:fs";
+import { cpus, tmpdir } from "node:os";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { parseArgs } from "node:util";
+
+const { values: o } = parseArgs({
+  options: {
+    python: { type: "string", default: process.env.PYTHON ?? "python3" },
+    threads: { type: "string", default: "2" },
+    steps: { type: "string", default: "6" },
+    rounds: { type: "string", default: "2" },
+    json: { type: "string" },
+  },
+});
+const here = fileURLToPath(new URL(".", import.meta.url));
+const folder = join(tmpdir(), "unsloth-bench-smollm2-135m");
+
+export const SMOLLM2_135M = {
+  architectures: ["LlamaForCausalLM"],
+  model_type: "llama",
+  vocab_size: 49152,
+  hidden_size: 576,
+  intermediate_size: 1536,
+  num_hidden_layers: 30,
+  num_attention_heads: 9,
+  num_key_value_heads: 3,
+  max_position_embeddings: 8192,
+  rms_norm_eps: 1e-5,
+  rope_theta: 100000,
+  hidden_act: "silu",
+  tie_word_embeddings: true,
+  initializer_range: 0.041666666666666664,
+  bos_token_id: 1,
+  eos_token_id: 2,
+};
+
+if (!existsSync(join(folder, "model.safetensors"))) {
+  const { openCpuBackend, createRandomModel, saveModel } = await import("../dist/index.js");
+  mkdirSync(folder, { recursive: true });
+  const backend = await openCpuBackend({});
+  const model = await createRandomModel({ config: SMOLLM2_135M, backend, dtype: "bfloat16", seed: 1 });
+  await saveModel(model, folder, {});
+  backend.dispose();
+}
+
+const common = ["--model", folder, "--threads", o.threads, "--steps", o.steps];
+function measure(command, args, env) {
+  const t0 = Date.now() / 1000;
+  const run = spawnSync(command, [...args, "--t0", String(t0)], { encoding: "utf8", env: { ...process.env, ...env } });
+  if (run.status !== 0) return { error: (run.stderr || String(run.error)).trim().split("\n").slice(-3).join(" ") };
+  return JSON.parse(run.stdout.trim().split("\n").at(-1));
+}
+
+// In turn, so that a drift of the machine's speed meets both.
+const contenders = {
+  "this project": () => measure(process.execPath, [join(here, "ours-cpu.mjs"), ...common]),
+  "this project, NF4": () => measure(process.execPath, [join(here, "ours-cpu.mjs"), ...common, "--load-in-4bit"]),
+  "this project, checkpointing": () => measure(process.execPath, [join(here, "ours-cpu.mjs"), ...common, "--checkpointing", "true"]),
+  "transformers + peft": () => measure(o.python, [join(here, "peft_cpu.py"), ...common], { OPENBLAS_CORETYPE: undefined, OPENBLAS_L2_SIZE: undefined }),
+};
+const results = Object.fromEntries(Object.keys(contenders).map((name) => [name, []]));
+for (let round = 0; round < Number(o.rounds); round++) {
+  for (const [name, run] of Object.entries(contenders)) {
+    const result = run();
+    if (result.error) console.error(`${name}: ${result.error}`);
+    else results[name].push(result);
+  }
+}
+const median = (list) => list.slice().sort((a, b) => a - b)[list.length >> 1];
+const rows = Object.entries(results)
+  .filter(([, runs]) => runs.length > 0)
+  .map(([name, runs]) => ({
+    name,
+    tokensPerSecond: median(runs.map((r) => r.tokensPerSecond)),
+    peakBytes: median(runs.map((r) => r.peakBytes)),
+    firstStepSeconds: median(runs.map((r) => r.firstStepSeconds)),
+    firstLoss: runs[0].losses[0],
+  }));
+const rival = rows.find((row) => row.name === "transformers + peft");
+const ratio = (a, b) => (b === undefined ? "" : ` (${(a / b).toFixed(2)}×)`);
+console.log(`${cpus()[0].model}, ${o.threads} threads, Node ${process.version}; SmolLM2-135M shapes, 4×512 tokens, LoRA r 16 on all linears`);
+console.log("| | tokens/s | peak resident MiB | start to first step, s | first loss |\n| --- | ---: | ---: | ---: | ---: |");
+for (const row of rows) {
+  const cells = [
+    `${row.tokensPerSecond.toFixed(0)}${ratio(row.tokensPerSecond, rival?.tokensPerSecond)}`,
+    `${(row.peakBytes / 2 ** 20).toFixed(0)}${ratio(row.peakBytes, rival?.peakBytes)}`,
+    `${row.firstStepSeconds.toFixed(2)}${ratio(row.firstStepSeconds, rival?.firstStepSeconds)}`,
+    row.firstLoss?.toFixed(4),
+  ];
+  console.log(`| ${row.name} | ${cells.join(" | ")} |`);
+}
+if (o.json) writeFileSync(o.json, JSON.stringify({ results, rows, machine: cpus()[0].model, commit: execFileSync("git", ["rev-parse", "HEAD"], { encoding: "utf8" }).trim() }, null, 2));
