@@ -1,7 +1,8 @@
 import type { DeviceTensor, PartName } from "../backends/backend.ts";
 import type { TensorToWrite } from "../formats/safetensors.ts";
 import { GraphError, numel } from "../graph/types.ts";
-import { NF4_CODE } from "../quant/nf4.ts";
+import { NESTED_BLOCK_SIZE, NF4_CODE } from "../quant/nf4.ts";
+import { encodeNf4State } from "../quant/nf4-state.ts";
 import type { DTypeName } from "./load/dtypes.ts";
 import type { CausalLM } from "./model.ts";
 import { parameterSpecs } from "./parameters.ts";
@@ -16,14 +17,13 @@ export function* nf4Tensors(tensor: DeviceTensor, dtype: DTypeName): Generator<T
   const absmax = { name: `${name}.absmax`, shape: [blocks], data: part(tensor, "absmax") };
   yield { ...absmax, dtype: doubleQuant ? "U8" : "F32" };
   yield { name: `${name}.quant_map`, dtype: "F32", shape: [16], data: bytesOf(Float32Array.from(NF4_CODE)) };
-  const state: Record<string, unknown> = { quant_type: "nf4", blocksize: blockSize, dtype, shape: [...shape] };
   if (doubleQuant) {
-    const nested = { name: `${name}.nested_absmax`, shape: [Math.ceil(blocks / 256)], data: part(tensor, "nested") };
-    yield { ...nested, dtype: "F32" };
+    const nested = { shape: [Math.ceil(blocks / NESTED_BLOCK_SIZE)], data: part(tensor, "nested") };
+    yield { name: `${name}.nested_absmax`, dtype: "F32", ...nested };
     yield { name: `${name}.nested_quant_map`, dtype: "F32", shape: [256], data: part(tensor, "map") };
-    Object.assign(state, { nested_blocksize: 256, nested_dtype: "float32", nested_offset: tensor.nestedOffset });
   }
-  const data = new TextEncoder().encode(pythonJson(state));
+  const nested = doubleQuant ? { blockSize: NESTED_BLOCK_SIZE, offset: tensor.nestedOffset } : null;
+  const data = encodeNf4State({ shape, dtype, blockSize, nested });
   yield { name: `${name}.quant_state.bitsandbytes__nf4`, dtype: "U8", shape: [data.length], data };
 }
 
@@ -33,14 +33,6 @@ async function* part(tensor: DeviceTensor, name: PartName): AsyncGenerator<Uint8
 
 function bytesOf(array: Float32Array): Uint8Array {
   return new Uint8Array(array.buffer);
-}
-
-/** json.dumps' spacing, so that the bytes are bitsandbytes'. Values are numbers, words and lists of numbers. */
-function pythonJson(state: Readonly<Record<string, unknown>>): string {
-  const value = (v: unknown) => (Array.isArray(v) ? `[${v.join(", ")}]` : JSON.stringify(v));
-  return `{${Object.entries(state)
-    .map(([key, v]) => `"${key}": ${value(v)}`)
-    .join(", ")}}`;
 }
 
 /** config.json's quantization_config, from the one the model came with; null when nothing is quantised. */

@@ -80,7 +80,7 @@ export function readNf4Weight(name: string, tensors: ReadonlyMap<string, NamedTe
 
   if (tensors.has(`${name}${STATE_SUFFIX}fp4`)) throw fail("", "an FP4 weight", "NF4");
   const jsonSuffix = `${STATE_SUFFIX}nf4`;
-  const header = parseHeader(need(jsonSuffix).data, file, `tensor ${show(name + jsonSuffix)}`);
+  const header = parseNf4State(need(jsonSuffix).data, file, `tensor ${show(name + jsonSuffix)}`);
   const elements = header.shape.reduce((n, size) => n * size, 1);
   const blocks = Math.ceil(elements / header.blockSize);
   // The packed weight may be stored under another dtype (bnb_4bit_quant_storage): its bytes are the same.
@@ -100,14 +100,17 @@ export function readNf4Weight(name: string, tensors: ReadonlyMap<string, NamedTe
   return { data, state: { shape, dtype, blockSize, absmax } };
 }
 
-interface Header {
-  shape: number[];
+/** What the JSON tensor of a weight says. */
+export interface Nf4Header {
+  shape: readonly number[];
   dtype: Nf4SourceDtype;
   blockSize: number;
+  /** Double quantisation; null: plain f32 scales. */
   nested: { blockSize: number; offset: number } | null;
 }
 
-function parseHeader(bytes: Uint8Array, file: string, field: string): Header {
+/** Reads `.quant_state.bitsandbytes__nf4`. Throws FormatError naming `file`, `field` and what is wrong. */
+export function parseNf4State(bytes: Uint8Array, file: string, field: string): Nf4Header {
   const json = parseJsonObject(bytes, file, field);
   const check = <T>(key: string, ok: (value: unknown) => boolean, expected: string): T => {
     const value = json[key];
@@ -145,19 +148,28 @@ export function writeNf4Weight(name: string, { data, state }: Nf4Weight): Map<st
   });
   const u8 = (x: Uint8Array, ...rest: number[]): NamedTensor => ({ dtype: "U8", shape: [x.length, ...rest], data: x });
   const out = new Map<string, NamedTensor>([[name, u8(data, 1)]]);
-  let json = `{"quant_type": "nf4", "blocksize": ${blockSize}, "dtype": "${dtype}", "shape": [${shape.join(", ")}]`;
+  let nested: Nf4Header["nested"] = null;
   if (absmax instanceof Float32Array) {
     out.set(`${name}.absmax`, f32(absmax));
   } else {
     out.set(`${name}.absmax`, u8(absmax.codes));
     out.set(`${name}.nested_absmax`, f32(absmax.absmax));
     out.set(`${name}.nested_quant_map`, f32(absmax.map));
-    const offset = pythonFloat(absmax.offset);
-    json += `, "nested_blocksize": ${absmax.blockSize}, "nested_dtype": "float32", "nested_offset": ${offset}`;
+    nested = absmax;
   }
   out.set(`${name}.quant_map`, f32(Float32Array.from(NF4_CODE)));
-  out.set(`${name}${STATE_SUFFIX}nf4`, u8(new TextEncoder().encode(`${json}}`)));
+  out.set(`${name}${STATE_SUFFIX}nf4`, u8(encodeNf4State({ shape, dtype, blockSize, nested })));
   return out;
+}
+
+/** The JSON tensor of a weight, byte for byte as Python's json writes it. */
+export function encodeNf4State({ shape, dtype, blockSize, nested }: Nf4Header): Uint8Array {
+  let json = `{"quant_type": "nf4", "blocksize": ${blockSize}, "dtype": "${dtype}", "shape": [${shape.join(", ")}]`;
+  if (nested) {
+    const offset = pythonFloat(nested.offset);
+    json += `, "nested_blocksize": ${nested.blockSize}, "nested_dtype": "float32", "nested_offset": ${offset}`;
+  }
+  return new TextEncoder().encode(`${json}}`);
 }
 
 /** A finite number as Python's repr: the same digits as JavaScript's, but "1.0", and exponents below 1e-4 and from 1e16. */

@@ -1,16 +1,14 @@
 import type { PartName } from "../../backends/backend.ts";
 import { FormatError, show } from "../../formats/errors.ts";
 import type { SafetensorsInfo, SafetensorsSource } from "../../formats/safetensors.ts";
-import { isJsonObject, parseJsonObject } from "../../formats/strict-json.ts";
+import { isJsonObject } from "../../formats/strict-json.ts";
 import { numel } from "../../graph/types.ts";
 import { NF4_CODE } from "../../quant/nf4.ts";
+import { type Nf4Header, parseNf4State } from "../../quant/nf4-state.ts";
 import { ConfigError } from "../config.ts";
 import type { Nf4Weight } from "./source.ts";
-import { isBlockSize } from "./storage.ts";
 
 const STATE = /^(.+)\.quant_state\.bitsandbytes__(\w+)$/;
-/** Scales of scales cover this many: bitsandbytes uses no other number. */
-const NESTED_BLOCK = 256;
 const MAX_STATE_BYTES = 65536;
 
 /** Throws ConfigError when config.json says the weights are quantised in a way other than bitsandbytes' NF4. */
@@ -65,59 +63,45 @@ class Nf4Reader {
     this.stateName = stateName;
   }
 
+  /** Sizes of all parts are checked; of their contents only the state and the 16 codes are read. */
   read(): Nf4Weight {
-    const state = this.state();
-    const { blocksize: blockSize, shape } = state;
-    if (typeof blockSize !== "number" || !isBlockSize(blockSize)) {
-      return this.fail(this.stateName, `blocksize ${show(blockSize)}`, "a power of two from 32 to 4096");
-    }
-    if (!isShape(shape)) return this.fail(this.stateName, `shape ${show(shape)}`, "[rows, columns]");
-    const doubleQuant = state.nested_blocksize !== undefined;
+    const { shape, blockSize, nested } = this.state();
     const blocks = Math.ceil(numel(shape) / blockSize);
     this.checkCode();
-    const parts = new Map([["data", this.part(this.weight, Math.ceil(numel(shape) / 2))]]) as Map<
-      PartName,
-      ReturnType<Nf4Reader["part"]>
-    >;
-    parts.set("absmax", this.part(`${this.weight}.absmax`, blocks * (doubleQuant ? 1 : 4), doubleQuant ? "U8" : "F32"));
-    let nestedOffset = 0;
-    if (doubleQuant) {
-      nestedOffset = this.nestedOffset(state);
-      const nestedBlocks = Math.ceil(blocks / NESTED_BLOCK);
-      parts.set("nested", this.part(`${this.weight}.nested_absmax`, nestedBlocks * 4, "F32"));
-      parts.set("map", this.part(`${this.weight}.nested_quant_map`, 1024, "F32"));
+    const parts = new Map<PartName, ReturnType<Nf4Reader["part"]>>();
+    parts.set("data", this.part("", Math.ceil(numel(shape) / 2)));
+    parts.set("absmax", nested ? this.part(".absmax", blocks, "U8") : this.part(".absmax", 4 * blocks, "F32"));
+    if (nested) {
+      parts.set("nested", this.part(".nested_absmax", 4 * Math.ceil(blocks / nested.blockSize), "F32"));
+      parts.set("map", this.part(".nested_quant_map", 1024, "F32"));
     }
     const fileBytes = this.used.reduce((sum, name) => sum + this.source.tensors.get(name)!.byteLength, 0);
-    return { kind: "nf4", name: this.weight, shape, blockSize, doubleQuant, nestedOffset, fileBytes, parts };
+    const quantization = { blockSize, doubleQuant: nested !== null, nestedOffset: nested?.offset ?? 0 };
+    return { kind: "nf4", name: this.weight, shape, ...quantization, fileBytes, parts };
   }
 
-  private state(): Record<string, unknown> {
+  private state(): Nf4Header {
     const info = this.tensor(this.stateName);
     if (info.byteLength > MAX_STATE_BYTES) {
       this.fail(this.stateName, `${info.byteLength} bytes`, `at most ${MAX_STATE_BYTES} bytes of JSON`);
     }
     const bytes = new Uint8Array(info.byteLength);
     this.source.readIntoSync(this.stateName, bytes);
-    return parseJsonObject(bytes, this.source.path, `tensor ${show(this.stateName)}`);
-  }
-
-  private nestedOffset(state: Record<string, unknown>): number {
-    const { nested_blocksize: block, nested_offset: offset } = state;
-    if (block !== NESTED_BLOCK) this.fail(this.stateName, `nested_blocksize ${show(block)}`, `${NESTED_BLOCK}`);
-    if (typeof offset === "number" && Number.isFinite(offset)) return offset;
-    return this.fail(this.stateName, `nested_offset ${show(offset)}`, "a finite number");
+    return parseNf4State(bytes, this.source.path, `tensor ${show(this.stateName)}`);
   }
 
   /** The 16 values must be NormalFloat-4's, the only ones that kernels decode with. */
   private checkCode(): void {
-    const name = `${this.weight}.quant_map`;
     const code = new Float32Array(16);
-    this.part(name, 64, "F32").read(new Uint8Array(code.buffer), 0);
+    this.part(".quant_map", 64, "F32").read(new Uint8Array(code.buffer), 0);
     const wrong = code.findIndex((value, i) => !(Math.abs(value - NF4_CODE[i]!) <= 1e-6));
-    if (wrong >= 0) this.fail(name, `${code[wrong]} at ${wrong}`, `${NF4_CODE[wrong]}, as in NF4`);
+    if (wrong >= 0) {
+      this.fail(`${this.weight}.quant_map`, `${code[wrong]} at ${wrong}`, `${NF4_CODE[wrong]}, as in NF4`);
+    }
   }
 
-  private part(name: string, bytes: number, dtype?: string) {
+  private part(suffix: string, bytes: number, dtype?: string) {
+    const name = this.weight + suffix;
     const info = this.tensor(name);
     if (dtype && info.dtype !== dtype) this.fail(name, `type ${info.dtype}`, `type ${dtype}`);
     if (info.byteLength !== bytes) this.fail(name, `${info.byteLength} bytes`, `${bytes} bytes, by ${this.stateName}`);
@@ -136,8 +120,4 @@ class Nf4Reader {
   private fail(name: string, found: string, expected: string): never {
     throw new FormatError({ file: this.source.path, field: `tensor ${show(name)}`, found, expected });
   }
-}
-
-function isShape(value: unknown): value is [number, number] {
-  return Array.isArray(value) && value.length === 2 && value.every((n) => Number.isSafeInteger(n) && n > 0);
 }

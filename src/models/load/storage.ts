@@ -1,4 +1,5 @@
 import { type DType, denseBytes, numel, type Shape } from "../../graph/types.ts";
+import { NESTED_BLOCK_SIZE, NF4_BLOCK_SIZES, NF4_DEFAULT_BLOCK_SIZE } from "../../quant/nf4.ts";
 import { ConfigError } from "../config.ts";
 import type { ParameterKind } from "../parameters.ts";
 import { type DTypeName, storageOf } from "./dtypes.ts";
@@ -6,7 +7,7 @@ import type { MatchedWeight } from "./match.ts";
 import type { DenseDType } from "./source.ts";
 
 export interface QuantizationOptions {
-  /** Elements that share a scale: a power of two from 32 to 4096. Default 64. */
+  /** Elements that share a scale: one of NF4_BLOCK_SIZES. Default 64. */
   readonly blockSize?: number;
   /** Store the scales in 8 bits. Default true. */
   readonly doubleQuant?: boolean;
@@ -79,17 +80,15 @@ function nf4(matched: MatchedWeight, quantization: { blockSize: number; doubleQu
 /** Bytes of an NF4 weight: half a byte an element, and the scales (f32, or 8 bits with scales of their own). */
 export function nf4Bytes(shape: Shape, blockSize: number, doubleQuant: boolean): number {
   const blocks = Math.ceil(numel(shape) / blockSize);
-  return denseBytes("nf4", shape) + (doubleQuant ? blocks + 4 * Math.ceil(blocks / 256) + 4 * 256 : 4 * blocks);
+  return (
+    denseBytes("nf4", shape) + (doubleQuant ? blocks + 4 * Math.ceil(blocks / NESTED_BLOCK_SIZE) + 4 * 256 : 4 * blocks)
+  );
 }
 
 function quantizationOf(options: QuantizationOptions): { blockSize: number; doubleQuant: boolean } {
-  const { blockSize = 64, doubleQuant = true } = options;
-  if (!isBlockSize(blockSize)) {
-    throw new ConfigError(`quantization.blockSize: found ${blockSize}; expected a power of two from 32 to 4096`);
+  const { blockSize = NF4_DEFAULT_BLOCK_SIZE, doubleQuant = true } = options;
+  if (!NF4_BLOCK_SIZES.includes(blockSize)) {
+    throw new ConfigError(`quantization.blockSize: found ${blockSize}; expected one of ${NF4_BLOCK_SIZES.join(", ")}`);
   }
   return { blockSize, doubleQuant };
-}
-
-export function isBlockSize(size: number): boolean {
-  return Number.isInteger(size) && size >= 32 && size <= 4096 && (size & (size - 1)) === 0;
 }
