@@ -50,13 +50,14 @@ export function pack(
   const packs: TokenizedRow[][] = [];
   let batch: TokenizedRow[] = [];
   const packBatch = (): void => {
-    const rows = packOne(batch, maxSeqLength, strategy, report);
+    const sequences = batch.filter(({ inputIds }) => inputIds.length > 0);
+    const rows = packOne(sequences, maxSeqLength, strategy, report);
     for (const row of rows) packs.push(row.map(withoutFirstLabel));
     batch = [];
   };
   for (const sequence of sequences) {
     report.sequences++;
-    if (sequence.inputIds.length > 0) batch.push(sequence);
+    batch.push(sequence);
     if (batch.length === batchRows) packBatch();
   }
   if (batch.length > 0) packBatch();

@@ -117,9 +117,19 @@ export class Tokenizer {
     return texts.map((text) => this.encode(text, options));
   }
 
-  /** Ids without special tokens around them, and the span of the text each came from. BPE models only. */
-  encodeWithOffsets(text: string): EncodingWithOffsets {
-    return this.#pipeline.encodeWithOffsets(text);
+  /**
+   * Ids, by default without special tokens around them, and the span of the text each came from (special tokens: none of
+   * it, at its start and end). BPE models only.
+   */
+  encodeWithOffsets(text: string, { addSpecialTokens = false }: EncodeOptions = {}): EncodingWithOffsets {
+    const { ids, offsets } = this.#pipeline.encodeWithOffsets(text);
+    if (!addSpecialTokens) return { ids, offsets };
+    const { before, after } = this.#around;
+    const edge = (tokens: number[], at: number): number[] => tokens.flatMap(() => [at, at]);
+    return {
+      ids: [...before, ...ids, ...after],
+      offsets: [...edge(before, 0), ...offsets, ...edge(after, text.length)],
+    };
   }
 
   /** Text of ids. An id that is no token decodes to nothing. */
