@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { readFixture } from "../tokenizer/testing-fixtures.ts";
+import { readFixture } from "../testing/tokenizer-fixtures.ts";
 import { collate, type TokenizedRow } from "./collate.ts";
 import { type PackingStrategy, pack } from "./packing.ts";
 

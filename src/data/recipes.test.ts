@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";
-import { FIXTURES, readFixture } from "../tokenizer/testing-fixtures.ts";
+import { FIXTURES, readFixture } from "../testing/tokenizer-fixtures.ts";
 import { Tokenizer } from "../tokenizer/tokenizer.ts";
 import type { Row } from "./jsonl.ts";
 import { type RecipeOptions, type TrainOn, tokenizeRow, tokenizeRows } from "./recipes.ts";

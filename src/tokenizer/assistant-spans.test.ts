@@ -1,8 +1,8 @@
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";
+import { FIXTURES } from "../testing/tokenizer-fixtures.ts";
 import type { ChatMessage } from "./chat-template.ts";
-import { FIXTURES } from "./testing-fixtures.ts";
 import { Tokenizer } from "./tokenizer.ts";
 
 const tokenizer = Tokenizer.fromFiles({

@@ -1,9 +1,9 @@
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";
+import { FIXTURES, readFixture } from "../testing/tokenizer-fixtures.ts";
 import { type ChatMessage, ChatTemplate, ChatTemplateError } from "./chat-template.ts";
 import { strftimeNow } from "./strftime.ts";
-import { FIXTURES, readFixture } from "./testing-fixtures.ts";
 import { Tokenizer } from "./tokenizer.ts";
 
 interface Row {

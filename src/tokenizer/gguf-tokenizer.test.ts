@@ -3,8 +3,8 @@ import { mkdtemp, readdir, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
+import { type ExpectedTokenizer, readFixture } from "../testing/tokenizer-fixtures.ts";
 import { tokenizerFromGguf } from "./gguf-tokenizer.ts";
-import { type ExpectedTokenizer, readFixture } from "./testing-fixtures.ts";
 import { Tokenizer } from "./tokenizer.ts";
 import type { AddedToken } from "./tokenizer-json.ts";
 

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { type ExpectedTokenizer, FIXTURES, readFixture, tokenizerNames } from "./testing-fixtures.ts";
+import { type ExpectedTokenizer, FIXTURES, readFixture, tokenizerNames } from "../testing/tokenizer-fixtures.ts";
 import { Tokenizer } from "./tokenizer.ts";
 
 const names = tokenizerNames();

@@ -3,7 +3,7 @@ import { cp, mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises"
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
-import { FIXTURES } from "./testing-fixtures.ts";
+import { FIXTURES } from "../testing/tokenizer-fixtures.ts";
 import { Tokenizer } from "./tokenizer.ts";
 
 let folder = "";
