@@ -5,6 +5,7 @@ import { assertFormatError, fixtures } from "./files.test.support.ts";
 import { GGML_TYPES, type GgmlType } from "./ggml-types.ts";
 import { openGguf } from "./gguf.ts";
 import { dequantizeBlocks, isDequantizable } from "./gguf-quants.ts";
+import { openSafetensors } from "./safetensors.ts";
 
 const supported = (Object.keys(GGML_TYPES) as GgmlType[]).filter(isDequantizable);
 
@@ -38,6 +39,29 @@ for (const type of supported) {
     assert.deepEqual(new Uint32Array(byBlock.buffer), new Uint32Array(expected.buffer));
   });
 }
+
+test("decodes blocks that ggml quantised, and random ones, to the bits of the oracle", () => {
+  const folder = join(fixtures("oracle"), "gguf");
+  using expectations = openSafetensors(join(folder, "expect.safetensors"));
+  let checked = 0;
+  for (const stem of ["simple", "k"]) {
+    using file = openGguf(join(folder, `${stem}.gguf`));
+    for (const [name, info] of file.tensors) {
+      const key = `${stem}.${name}`;
+      const expected = expectations.tensors.get(key)!;
+      assert.deepEqual(info.shape, expected.shape, key);
+      const wanted = new Uint8Array(expected.byteLength);
+      expectations.readIntoSync(key, wanted);
+      const blocks = new Uint8Array(info.byteLength);
+      file.readIntoSync(name, blocks);
+      const decoded = new Float32Array(wanted.length / 4);
+      dequantizeBlocks(info.type, blocks, decoded);
+      assert.ok(Buffer.from(decoded.buffer).equals(wanted), key);
+      checked++;
+    }
+  }
+  assert.equal(checked, 14);
+});
 
 test("an unsupported type, a partial block and a target of another length are refused", () => {
   const decode = (type: GgmlType, bytes: number, elements: number) => () =>

@@ -178,6 +178,20 @@ test("a file cut short after opening, or closed, fails the read", async (t) => {
   await assert.rejects(file.readInto("a", target), /found a closed file/);
 });
 
+test("quotes and brackets inside strings are no keys", (t) => {
+  const path = join(temporaryFolder(t), "a.safetensors");
+  const tricky = '":1,"k":1,"k":1,{[\\';
+  writeFileSync(path, craft({ __metadata__: { [tricky]: tricky, k: "" } }));
+  using file = openSafetensors(path);
+  assert.deepEqual(
+    [...file.metadata],
+    [
+      [tricky, tricky],
+      ["k", ""],
+    ],
+  );
+});
+
 test("a name like a prototype's is a plain name", (t) => {
   const path = join(temporaryFolder(t), "a.safetensors");
   writeFileSync(path, craft('{"__proto__":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}', 1));

@@ -5,7 +5,8 @@ const MAX_STRUCTURE = 2 ** 21;
 
 /**
  * The JSON object in `bytes`: valid UTF-8, valid JSON, an object at the top, no key twice in it or in an object directly
- * inside it (JSON.parse would keep the last one silently), at most 2²¹ keys, objects and arrays. Throws `FormatError` naming `file` and `field`.
+ * inside it (JSON.parse would keep the last one silently), at most 2²¹ keys, objects and arrays.
+ * Throws `FormatError` naming `file` and `field`.
  */
 export function parseJsonObject(bytes: Uint8Array, file: string, field: string): Record<string, unknown> {
   let text: string;
