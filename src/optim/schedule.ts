@@ -1,17 +1,30 @@
-/** Learning-rate schedules: the factors λ(t) that Hugging Face's `get_scheduler` multiplies the learning rate with. */
+/** Learning-rate schedules: the factors that Hugging Face's `get_scheduler` multiplies the learning rate with. */
+import { nearest } from "../util/nearest.ts";
+import { camelCase, OptionError } from "../util/options.ts";
 
-export const SCHEDULER_TYPES = [
-  "linear",
-  "cosine",
-  "cosine_with_restarts",
-  "polynomial",
-  "constant",
-  "constant_with_warmup",
-  "inverse_sqrt",
-  "cosine_with_min_lr",
-  "warmup_stable_decay",
-] as const;
-export type SchedulerType = (typeof SCHEDULER_TYPES)[number];
+/** Further settings of each schedule, `lr_scheduler_kwargs` in Hugging Face's terms. */
+const SETTINGS = {
+  linear: [],
+  /** numCycles: waves (0.5: one half wave). */
+  cosine: ["numCycles"],
+  /** numCycles: restarts (1). */
+  cosine_with_restarts: ["numCycles"],
+  /** power: exponent (1); lrEnd: final rate (1e-7). */
+  polynomial: ["power", "lrEnd"],
+  constant: [],
+  constant_with_warmup: [],
+  /** timescale: steps over which it falls (the warm-up, or 10,000 without one). */
+  inverse_sqrt: ["timescale"],
+  /** minLr, or minLrRate as a share of the learning rate. */
+  cosine_with_min_lr: ["numCycles", "minLr", "minLrRate"],
+  /** warmupLrRate: share of the rate that the warm-up starts from. */
+  cosine_warmup_with_min_lr: ["numCycles", "minLr", "minLrRate", "warmupLrRate"],
+  /** Shapes are linear, cosine or 1-sqrt. */
+  warmup_stable_decay: ["numDecaySteps", "numStableSteps", "minLrRatio", "numCycles", "warmupType", "decayType"],
+} as const;
+
+export type SchedulerType = keyof typeof SETTINGS;
+export const SCHEDULER_TYPES = Object.keys(SETTINGS) as [SchedulerType, ...SchedulerType[]];
 
 export interface ScheduleOptions {
   readonly type: SchedulerType;
@@ -19,25 +32,61 @@ export interface ScheduleOptions {
   readonly warmupSteps: number;
   /** Optimizer steps of the whole training. */
   readonly totalSteps: number;
-  /** cosine: number of waves (0.5: one half wave); cosine_with_restarts: number of restarts (1). */
-  readonly numCycles?: number | undefined;
-  /** polynomial: exponent (1). */
-  readonly power?: number | undefined;
-  /** polynomial: final learning rate (1e-7). */
-  readonly lrEnd?: number | undefined;
-  /** cosine_with_min_lr and warmup_stable_decay: the lowest rate, absolute or as a share of the learning rate. */
-  readonly minLr?: number | undefined;
-  readonly minLrRate?: number | undefined;
-  /** inverse_sqrt: steps over which it falls (the warm-up, or 10,000 without one). */
-  readonly timescale?: number | undefined;
-  /** warmup_stable_decay: steps of the final decay (the rest after `stableSteps` when left out). */
-  readonly decaySteps?: number | undefined;
-  readonly stableSteps?: number | undefined;
+  /** Settings of this schedule, checked by `scheduleSettings`. */
+  readonly settings?: Readonly<Record<string, number | string>>;
 }
 
-/** λ(step): the factor used by optimizer step `step`, counted from 0. With warm-up the first step's factor is 0. */
+/** Check settings given in camelCase or snake_case. Throws OptionError naming the nearest right one. */
+export function scheduleSettings(
+  type: SchedulerType,
+  given: Readonly<Record<string, number | string>>,
+): Record<string, number | string> {
+  const known: readonly string[] = SETTINGS[type];
+  const settings: Record<string, number | string> = {};
+  for (const [key, value] of Object.entries(given)) {
+    const name = camelCase(key);
+    if (!known.includes(name)) {
+      const close = nearest(name, known);
+      const hint = close ? `did you mean "${close}"?` : `it takes ${known.join(", ") || "none"}`;
+      throw new OptionError(`lrSchedulerKwargs: the ${type} schedule has no setting "${key}"; ${hint}`);
+    }
+    const isShape = name.endsWith("Type");
+    const valid = isShape ? Object.hasOwn(RISE, value) : typeof value === "number" && Number.isFinite(value);
+    if (!valid) {
+      const expected = isShape ? Object.keys(RISE).join(", ") : "a number";
+      throw new OptionError(`lrSchedulerKwargs: ${name} must be ${expected}; found ${JSON.stringify(value)}`);
+    }
+    settings[name] = value;
+  }
+  return settings;
+}
+
+/** Shapes of a rise from 0 to 1. */
+const RISE: Readonly<Record<string, (progress: number) => number>> = {
+  linear: (p) => p,
+  cosine: (p) => 0.5 * (1 - Math.cos(Math.PI * p)),
+  "1-sqrt": (p) => 1 - Math.sqrt(1 - p),
+};
+
+/** `waves` cosine waves from 1, down to `floor`. */
+const wave = (progress: number, waves: number, floor = 0): number =>
+  Math.max(0, 0.5 * (1 + Math.cos(2 * Math.PI * waves * progress)) * (1 - floor) + floor);
+
+/** The factor of optimizer step `step`, counted from 0. With warm-up the first step's factor is usually 0. */
 export function scheduleFactor(step: number, options: ScheduleOptions): number {
-  const { type, warmupSteps: warmup, totalSteps: total, learningRate } = options;
+  const { type, warmupSteps: warmup, totalSteps: total, learningRate, settings = {} } = options;
+  const number = (name: string, otherwise: number): number => (settings[name] as number | undefined) ?? otherwise;
+  const floor = number("minLrRate", number("minLr", 0) / learningRate);
+  if (type === "warmup_stable_decay") return stableDecay(step, options);
+  if (type === "cosine_warmup_with_min_lr") {
+    const from = settings.warmupLrRate as number | undefined;
+    if (step < warmup) {
+      return from === undefined
+        ? (step + 1) / Math.max(1, warmup)
+        : from + ((1 - from) * step) / Math.max(1, warmup - 1);
+    }
+    return wave((step - warmup + 1) / Math.max(1, total - warmup), number("numCycles", 0.5), floor);
+  }
   if (type !== "constant" && step < warmup) return step / Math.max(1, warmup);
   const progress = (step - warmup) / Math.max(1, total - warmup);
   switch (type) {
@@ -47,44 +96,36 @@ export function scheduleFactor(step: number, options: ScheduleOptions): number {
     case "linear":
       return Math.max(0, (total - step) / Math.max(1, total - warmup));
     case "cosine":
-      return Math.max(0, 0.5 * (1 + Math.cos(Math.PI * (options.numCycles ?? 0.5) * 2 * progress)));
+    case "cosine_with_min_lr":
+      return wave(progress, number("numCycles", 0.5), floor);
     case "cosine_with_restarts":
-      if (progress >= 1) return 0;
-      return Math.max(0, 0.5 * (1 + Math.cos(Math.PI * (((options.numCycles ?? 1) * progress) % 1))));
-    case "cosine_with_min_lr": {
-      const floor = minimumRate(options);
-      const wave = 0.5 * (1 + Math.cos(Math.PI * (options.numCycles ?? 0.5) * 2 * progress));
-      return Math.max(0, wave * (1 - floor) + floor);
-    }
+      return progress >= 1 ? 0 : wave((number("numCycles", 1) * progress) % 1, 0.5);
     case "polynomial": {
-      const end = options.lrEnd ?? 1e-7;
+      const end = number("lrEnd", 1e-7);
       if (step > total) return end / learningRate;
-      const remaining = 1 - (step - warmup) / (total - warmup);
-      return ((learningRate - end) * remaining ** (options.power ?? 1) + end) / learningRate;
+      return ((learningRate - end) * (1 - progress) ** number("power", 1) + end) / learningRate;
     }
     case "inverse_sqrt": {
-      const timescale = options.timescale ?? (warmup || 10_000);
+      const timescale = number("timescale", warmup || 10_000);
       return 1 / Math.sqrt((step + timescale - warmup) / timescale);
     }
-    case "warmup_stable_decay":
-      return stableDecay(step, options);
   }
 }
 
-function stableDecay(step: number, options: ScheduleOptions): number {
-  const { warmupSteps, totalSteps } = options;
-  const decay = options.decaySteps ?? Math.max(0, totalSteps - warmupSteps - (options.stableSteps ?? 0));
-  const stable = options.stableSteps ?? totalSteps - warmupSteps - decay;
-  const floor = minimumRate(options);
+function stableDecay(step: number, { warmupSteps, totalSteps, settings = {} }: ScheduleOptions): number {
+  const decay =
+    (settings.numDecaySteps as number | undefined) ??
+    Math.max(0, totalSteps - warmupSteps - Number(settings.numStableSteps ?? 0));
+  const stable = (settings.numStableSteps as number | undefined) ?? totalSteps - warmupSteps - decay;
+  const floor = Number(settings.minLrRatio ?? 0);
+  const scaled = (factor: number): number => Math.max(0, factor * (1 - floor) + floor);
+  if (step < warmupSteps) return scaled(RISE[settings.warmupType ?? "linear"]!(step / Math.max(1, warmupSteps)));
   if (step < warmupSteps + stable) return 1;
   const progress = (step - warmupSteps - stable) / Math.max(1, decay);
   if (progress >= 1) return floor;
-  const wave = 0.5 * (1 + Math.cos(Math.PI * (options.numCycles ?? 0.5) * 2 * progress));
-  return Math.max(0, wave * (1 - floor) + floor);
-}
-
-function minimumRate({ minLr, minLrRate, learningRate }: ScheduleOptions): number {
-  return minLrRate ?? (minLr === undefined ? 0 : minLr / learningRate);
+  const shape = settings.decayType ?? "cosine";
+  if (shape === "cosine") return wave(progress, Number(settings.numCycles ?? 0.5), floor);
+  return scaled(shape === "linear" ? 1 - progress : 1 - Math.sqrt(progress));
 }
 
 /** Warm-up steps of a training: a whole number as it is, a share (< 1, or warmup_ratio) rounded up. */

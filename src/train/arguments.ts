@@ -21,7 +21,7 @@ export const argumentsSchema = z.strictObject({
   maxSteps: z.number().int().default(-1),
   learningRate: z.number().nonnegative().default(5e-5),
   lrSchedulerType: z.enum(SCHEDULER_TYPES).default("linear"),
-  lrSchedulerKwargs: z.record(z.string(), z.number()).default({}),
+  lrSchedulerKwargs: z.record(z.string(), z.union([z.number(), z.string()])).default({}),
   /** Steps; below 1 a share of all steps. */
   warmupSteps: z.number().nonnegative().default(0),
   warmupRatio: z.number().min(0).max(1).default(0),

@@ -1,7 +1,7 @@
 import { join } from "node:path";
 import type { Batch } from "../data/collate.ts";
 import { Optimizer } from "../optim/optimizer.ts";
-import { type ScheduleOptions, scheduleFactor, warmupSteps } from "../optim/schedule.ts";
+import { type ScheduleOptions, scheduleFactor, scheduleSettings, warmupSteps } from "../optim/schedule.ts";
 import { TrainingArguments, type TrainingArgumentsOptions } from "./arguments.ts";
 import { type BatchSource, windows } from "./batches.ts";
 import {
@@ -46,6 +46,7 @@ export class Trainer {
   readonly runner: StepRunner;
   readonly optimizer: Optimizer;
   protected readonly options: TrainerOptions;
+  private readonly scheduleSettings: Readonly<Record<string, number | string>>;
   private readonly callbacks: CallbackList;
   private readonly control: TrainerControl = {
     shouldTrainingStop: false,
@@ -59,6 +60,7 @@ export class Trainer {
     this.args = options.args instanceof TrainingArguments ? options.args : new TrainingArguments(options.args);
     const { values } = this.args;
     const { model } = options;
+    this.scheduleSettings = scheduleSettings(values.lrSchedulerType, values.lrSchedulerKwargs);
     if (model.trainables.length === 0) throw new Error("nothing to train: no parameter of the model is trainable");
     if (values.evalStrategy !== "no" && !options.evaluation) {
       throw new Error(`evalStrategy is "${values.evalStrategy}" but no evalDataset was given`);
@@ -190,11 +192,11 @@ export class Trainer {
   learningRate(step: number): number {
     const { values } = this.args;
     const schedule: ScheduleOptions = {
-      ...scheduleKwargs(values.lrSchedulerKwargs),
       type: values.lrSchedulerType,
       learningRate: values.learningRate,
       warmupSteps: warmupSteps(values, this.state.maxSteps),
       totalSteps: this.state.maxSteps,
+      settings: this.scheduleSettings,
     };
     return values.learningRate * scheduleFactor(step, schedule);
   }
@@ -269,27 +271,4 @@ export class Trainer {
     const context: CallbackContext = { state: this.state, control: this.control };
     return this.callbacks.call(event, context, row);
   }
-}
-
-function scheduleKwargs(kwargs: Readonly<Record<string, number>>): Partial<ScheduleOptions> {
-  const names: Record<string, keyof ScheduleOptions> = {
-    num_cycles: "numCycles",
-    power: "power",
-    lr_end: "lrEnd",
-    min_lr: "minLr",
-    min_lr_rate: "minLrRate",
-    timescale: "timescale",
-    num_decay_steps: "decaySteps",
-    num_stable_steps: "stableSteps",
-  };
-  const known = new Set<string>(Object.values(names));
-  const result: Record<string, number> = {};
-  for (const [key, value] of Object.entries(kwargs)) {
-    const name = names[key] ?? key;
-    if (!known.has(name)) {
-      throw new Error(`lrSchedulerKwargs: unknown "${key}"; known are ${Object.keys(names).join(", ")}`);
-    }
-    result[name] = value;
-  }
-  return result as Partial<ScheduleOptions>;
 }

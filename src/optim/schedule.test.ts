@@ -1,0 +1,45 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { oracleJson } from "../testing/oracle.ts";
+import { type ScheduleOptions, type SchedulerType, scheduleFactor, warmupSteps } from "./schedule.ts";
+
+interface Schedules {
+  readonly total_steps: number;
+  readonly base_rate: number;
+  readonly cases: { name: SchedulerType; warmup_steps: number; kwargs: Record<string, number>; factors: number[] }[];
+}
+
+const KWARGS: Record<string, keyof ScheduleOptions> = {
+  num_cycles: "numCycles",
+  power: "power",
+  lr_end: "lrEnd",
+  min_lr: "minLr",
+  min_lr_rate: "minLrRate",
+  timescale: "timescale",
+  num_decay_steps: "decaySteps",
+  num_stable_steps: "stableSteps",
+};
+
+const {
+  total_steps: totalSteps,
+  base_rate: learningRate,
+  cases,
+} = oracleJson<Schedules>("schedules", "schedules.json");
+
+for (const { name, warmup_steps, kwargs, factors } of cases) {
+  test(`${name}, warm-up ${warmup_steps}, ${JSON.stringify(kwargs)}: factors equal transformers'`, () => {
+    const extra = Object.fromEntries(Object.entries(kwargs).map(([key, value]) => [KWARGS[key] ?? key, value]));
+    const options: ScheduleOptions = { type: name, learningRate, warmupSteps: warmup_steps, totalSteps, ...extra };
+    factors.forEach((factor, step) => {
+      const got = scheduleFactor(step, options);
+      assert.ok(Math.abs(got - factor) <= 1e-12, `step ${step}: ${got}, expected ${factor}`);
+    });
+  });
+}
+
+test("warm-up below one is a share of the steps, rounded up", () => {
+  assert.equal(warmupSteps({ warmupSteps: 7, warmupRatio: 0.5 }, 100), 7);
+  assert.equal(warmupSteps({ warmupSteps: 0.03, warmupRatio: 0 }, 101), 4);
+  assert.equal(warmupSteps({ warmupSteps: 0, warmupRatio: 0.1 }, 101), 11);
+  assert.equal(warmupSteps({ warmupSteps: 0, warmupRatio: 0 }, 101), 0);
+});
