@@ -13,6 +13,12 @@ export interface TokenModel {
   encodeWithLengths?(piece: string, ids: number[], lengths: number[]): void;
 }
 
+/** A piece's ids, and how many UTF-8 bytes of it each covers. */
+interface EncodedPiece {
+  ids: number[];
+  lengths: number[];
+}
+
 const CACHED_PIECES = 2 ** 16;
 const CACHED_PIECE_LENGTH = 64;
 
@@ -34,7 +40,7 @@ export class BpeModel implements TokenModel {
   readonly #byteIds: Int32Array;
   readonly #byteFallback: boolean;
   readonly #pairs: PairTable;
-  readonly #cache = new Map<string, number[]>();
+  readonly #cache = new Map<string, EncodedPiece>();
 
   // The symbols of the piece at hand, a doubly linked list over array slots.
   #ids = new Int32Array(64);
@@ -63,37 +69,46 @@ export class BpeModel implements TokenModel {
   }
 
   encode(piece: string, out: number[]): void {
-    let ids = this.#cache.get(piece);
-    if (ids === undefined) {
-      ids = [];
-      this.encodeWithLengths(piece, ids, null);
-      if (piece.length <= CACHED_PIECE_LENGTH) {
-        // Emptied rather than trimmed: words recur so often that it fills again at once.
-        if (this.#cache.size >= CACHED_PIECES) this.#cache.clear();
-        this.#cache.set(piece, ids);
-      }
-    }
+    const { ids } = this.#encoded(piece);
     for (let i = 0; i < ids.length; i++) out.push(ids[i]!);
   }
 
-  encodeWithLengths(piece: string, ids: number[], lengths: number[] | null): void {
-    if (piece === "") return;
+  encodeWithLengths(piece: string, ids: number[], lengths: number[]): void {
+    const encoded = this.#encoded(piece);
+    for (let i = 0; i < encoded.ids.length; i++) {
+      ids.push(encoded.ids[i]!);
+      lengths.push(encoded.lengths[i]!);
+    }
+  }
+
+  #encoded(piece: string): EncodedPiece {
+    let encoded = this.#cache.get(piece);
+    if (encoded === undefined) {
+      encoded = this.#encodeAfresh(piece);
+      if (piece.length <= CACHED_PIECE_LENGTH) {
+        // Emptied rather than trimmed: words recur so often that it fills again at once.
+        if (this.#cache.size >= CACHED_PIECES) this.#cache.clear();
+        this.#cache.set(piece, encoded);
+      }
+    }
+    return encoded;
+  }
+
+  #encodeAfresh(piece: string): EncodedPiece {
     const bytes = Buffer.from(piece, "utf8");
     if (this.#ignoreMerges) {
       const whole = this.vocab.get(this.#byteLevel ? spellBytes(bytes) : piece);
-      if (whole !== undefined) {
-        ids.push(whole);
-        lengths?.push(bytes.length);
-        return;
-      }
+      if (whole !== undefined) return { ids: [whole], lengths: [bytes.length] };
     }
+    const encoded: EncodedPiece = { ids: [], lengths: [] };
     const count = this.#start(piece, bytes);
-    if (count === 0) return;
+    if (count === 0) return encoded;
     this.#merge(count);
     for (let i = 0; i !== -1; i = this.#next[i]!) {
-      ids.push(this.#ids[i]!);
-      lengths?.push(this.#bytes[i]!);
+      encoded.ids.push(this.#ids[i]!);
+      encoded.lengths.push(this.#bytes[i]!);
     }
+    return encoded;
   }
 
   /** Lays out the first symbols; returns how many. */

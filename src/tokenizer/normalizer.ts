@@ -35,8 +35,13 @@ export class Normalizer {
 
   /** As `apply`, with offsets into `text`. */
   align(text: string): AlignedText {
-    const starts = Int32Array.from({ length: text.length }, (_, i) => i);
-    let result: AlignedText = { text, starts, ends: starts.map((i) => i + 1) };
+    const starts = new Int32Array(text.length);
+    const ends = new Int32Array(text.length);
+    for (let i = 0; i < text.length; i++) {
+      starts[i] = i;
+      ends[i] = i + 1;
+    }
+    let result: AlignedText = { text, starts, ends };
     for (const step of this.#steps) result = step.align(result);
     return result;
   }

@@ -108,6 +108,16 @@ export class Pipeline {
   #encodePiece(piece: string, ids: number[]): number[] {
     const lengths: number[] = [];
     this.model.encodeWithLengths!(piece, ids, lengths);
+    const spans: number[] = [];
+    let at = 0;
+    if (Buffer.byteLength(piece) === piece.length) {
+      // All ASCII: a byte is a unit.
+      for (const length of lengths) {
+        spans.push(at, at + length);
+        at += length;
+      }
+      return spans;
+    }
     // unitOf[b]: the UTF-16 unit at which the character holding byte b starts.
     const unitOf: number[] = [];
     let unit = 0;
@@ -116,8 +126,6 @@ export class Pipeline {
       for (let i = 0; i < bytes; i++) unitOf.push(unit);
       unit += char.length;
     }
-    const spans: number[] = [];
-    let at = 0;
     for (const length of lengths) {
       const start = unitOf[at]!;
       at += length;
