@@ -32,9 +32,7 @@ test("a model that was loaded is saved as the same files", async (t) => {
     await saveModel(model, folder);
     assert.deepEqual(readdirSync(folder).sort(), ["config.json", "model.safetensors"]);
     for (const file of readdirSync(folder)) {
-      // transformers writes a float as 10000.0, JSON.stringify as 10000.
-      if (file.endsWith(".json")) assert.deepEqual(readJson(folder), readJson(path));
-      else assert.deepEqual(readFileSync(join(folder, file)), readFileSync(join(path, file)), family);
+      assert.ok(readFileSync(join(folder, file)).equals(readFileSync(join(path, file))), `${family}/${file}`);
     }
   }
 });
@@ -46,9 +44,9 @@ test("a bitsandbytes checkpoint is saved as the same files", async (t) => {
     using model = await loadModel({ path, backend });
     const folder = newFolder(t);
     await saveModel(model, folder);
-    assert.deepEqual(readJson(folder), readJson(path));
-    const file = "model.safetensors";
-    assert.deepEqual(readFileSync(join(folder, file)), readFileSync(join(path, file)));
+    for (const file of ["config.json", "model.safetensors"]) {
+      assert.ok(readFileSync(join(folder, file)).equals(readFileSync(join(path, file))), `${dtype} ${file}`);
+    }
   }
 });
 

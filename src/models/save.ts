@@ -9,6 +9,7 @@ import { type DTypeName, dtypeName, isDense, storageOf } from "./load/dtypes.ts"
 import type { DenseDType } from "./load/source.ts";
 import type { CausalLM } from "./model.ts";
 import { parameterSpecs } from "./parameters.ts";
+import { encodeConfig } from "./save-json.ts";
 import { nf4Tensors, quantizationConfig } from "./save-nf4.ts";
 
 export interface SaveModelOptions {
@@ -40,9 +41,9 @@ export async function saveModel(model: CausalLM, folder: string, options: SaveMo
   });
   const generation = options.generationConfig === undefined ? model.generationConfig : options.generationConfig;
   const generationFile = join(folder, "generation_config.json");
-  if (generation) await atomicWriteFile(generationFile, encodeJson(generation));
+  if (generation) await atomicWriteFile(generationFile, encodeConfig(generation));
   else await rm(generationFile, { force: true });
-  await atomicWriteFile(join(folder, "config.json"), encodeJson(configOf(model, dtype)));
+  await atomicWriteFile(join(folder, "config.json"), encodeConfig(configOf(model, dtype)));
 }
 
 /** The type of a model's numbers: that of its embedding, which is never quantised. */
@@ -87,16 +88,4 @@ function configOf(model: CausalLM, dtype: DenseDType): Record<string, unknown> {
     [v5 !== undefined && v4 === undefined ? "dtype" : "torch_dtype"]: dtypeName(dtype),
     ...(quantized ? { quantization_config: quantized } : {}),
   };
-}
-
-/** As transformers writes its configurations: two spaces, keys sorted. */
-function encodeJson(value: Readonly<Record<string, unknown>>): string {
-  return `${JSON.stringify(sortKeys(value), null, 2)}\n`;
-}
-
-function sortKeys(value: unknown): unknown {
-  if (Array.isArray(value)) return value.map(sortKeys);
-  if (value === null || typeof value !== "object") return value;
-  const entries = Object.entries(value).sort(([a], [b]) => (a < b ? -1 : a > b ? 1 : 0));
-  return Object.fromEntries(entries.map(([key, entry]) => [key, sortKeys(entry)]));
 }

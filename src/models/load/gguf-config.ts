@@ -116,8 +116,18 @@ function gemma2Fields(
     sliding_window: window ?? 4096,
     attn_logit_softcapping: metadata.positive(key("attn_logit_softcapping")),
     final_logit_softcapping: metadata.positive(key("final_logit_softcapping")),
-    query_pre_attn_scalar: scale ? 1 / (scale * scale) : layers === GEMMA2_27B_LAYERS ? hidden / heads : headDim,
+    query_pre_attn_scalar: scale
+      ? wholeIfNear(1 / (scale * scale))
+      : layers === GEMMA2_27B_LAYERS
+        ? hidden / heads
+        : headDim,
   };
+}
+
+/** transformers wants an integer here, and an f32 of its inverse root is a little off it. */
+function wholeIfNear(value: number): number {
+  const whole = Math.round(value);
+  return Math.abs(value - whole) <= 1e-5 * value ? whole : value;
 }
 
 function tokenFields(metadata: GgufMetadata): Record<string, unknown> {
