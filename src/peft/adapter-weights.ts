@@ -6,13 +6,10 @@ import { convertDense } from "../models/load/convert.ts";
 import type { CausalLM } from "../models/model.ts";
 import { baseParameter } from "./attach.ts";
 import { type AdapterTensorSpec, baseWeightNames, EMBEDDING_WEIGHT, HEAD_WEIGHT, isDuplicateBias } from "./layout.ts";
-import { readWeight } from "./weights.ts";
+import { openWeight, PIECE } from "./weights.ts";
 
 const DTYPES = { F32: "f32", F16: "f16", BF16: "bf16" } as const;
 type FileDtype = keyof typeof DTYPES;
-
-/** Elements converted at a time. */
-const PIECE = 2 ** 20;
 
 /**
  * Checks an adapter file's tensors against what its configuration says there must be. Returns the base weights of
@@ -85,12 +82,13 @@ export async function baseOverride(
     base.shape,
     "the model (if the vocabulary was resized for the adapter, resize it first)",
   );
-  const own = await readWeight(model.backend, base);
+  const own = await openWeight(model.backend, base);
   let at = 0;
   let same = true;
   for await (const piece of pieces(source, info)) {
     const values = new Float32Array(piece.buffer, piece.byteOffset, piece.byteLength / 4);
-    same &&= values.every((value, i) => value === own[at + i]);
+    const base = own(at, values.length);
+    same &&= values.every((value, i) => value === base[i]);
     at += values.length;
   }
   if (same) return null;

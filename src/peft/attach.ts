@@ -7,7 +7,7 @@ import { type AdapterTensorSpec, adapterLayout, EMBEDDING_WEIGHT, HEAD_WEIGHT } 
 import { type LoraConfig, type LoraConfigOptions, loraConfig } from "./lora-config.ts";
 import { EMBEDDING, HEAD, modelModules } from "./modules.ts";
 import { type Resolution, resolveTargets } from "./targets.ts";
-import { readWeight, writeFloats } from "./weights.ts";
+import { copyWeight, writeFloats } from "./weights.ts";
 
 /**
  * Puts a new LoRA adapter on a model and returns it. Initial values come from `randomState`; copies of modules trained in
@@ -37,7 +37,7 @@ export async function createLora(
   const warnings = [...resolution.warnings, ...tyingWarnings(model, config, resolution, owner)];
   const tensors = await createTensors(model, adapterLayout(model.config, config, resolution), async (spec, tensor) => {
     if (spec.kind === "A" || spec.kind === "B") writeFloats(tensor, initialValues(spec, config));
-    else writeFloats(tensor, await readWeight(model.backend, baseParameter(model, spec.parameters[0]!)));
+    else await copyWeight(model.backend, baseParameter(model, spec.parameters[0]!), tensor);
   });
   return new LoraAdapter({
     model,

@@ -1,13 +1,15 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { bf16ToF32 } from "../formats/float16.ts";
+import { loadModel } from "../models/load/load.ts";
 import type { CausalLM } from "../models/model.ts";
 import { parameterSpecs } from "../models/parameters.ts";
+import { saveModel } from "../models/save.ts";
 import { oracleFloats, oracleJson, oraclePath, oracleTensors } from "../testing/oracle.ts";
 import { loadAdapter } from "./adapter-files.ts";
 import { attachLora } from "./attach.ts";
 import { mergeLora } from "./merge.ts";
-import { assertClose, logitsOf, oracleModel, testBackend } from "./peft.test.support.ts";
+import { assertClose, logitsOf, oracleModel, scratchFolder, testBackend } from "./peft.test.support.ts";
 import { PeftModel } from "./peft-model.ts";
 import { readWeight } from "./weights.ts";
 
@@ -75,6 +77,22 @@ test("a merged model gives the adapter's logits; unmerging restores every byte",
     assertClose(await logitsOf(model, input_ids), logits, 0, label);
   }
   assert.equal(backend.memory().tensors.weight, 0);
+});
+
+test("a merged model is saved and loaded again with the same logits, its head its own where it differs", async (t) => {
+  const backend = await testBackend(t);
+  for (const name of ["tied_updated_both", "tied_saved_embedding", "tied_saved_as_one", "saved_layers"]) {
+    const { base_model, input_ids } = oracleJson<Expectation>(...own(name), "expect.json");
+    const peft = await PeftModel.fromPretrained(await oracleModel(backend, base_model), oraclePath(...own(name)));
+    using merged = await peft.mergeAndUnload();
+    const folder = scratchFolder(t);
+    await saveModel(merged, folder);
+    using again = await loadModel({ path: folder, backend });
+    assert.equal(again.config.tiedHead, !UNTIED.includes(name), name);
+    assert.deepEqual(await contents(again), await contents(merged), name);
+    const logits = oracleFloats(oracleTensors(...own(name), "expect.safetensors"), "logits");
+    assertClose(await logitsOf(again, input_ids), logits, 1e-5, name);
+  }
 });
 
 test("merged weights are PEFT's", async (t) => {

@@ -7,10 +7,7 @@ import type { LoraAdapter } from "./adapter.ts";
 import { EMBEDDING_WEIGHT, HEAD_WEIGHT } from "./layout.ts";
 import type { LoraTarget } from "./targets.ts";
 import { UpdateRunner, weightUpdate } from "./update.ts";
-import { readWeight } from "./weights.ts";
-
-/** Elements handled at a time where there is no update. */
-const PIECE = 2 ** 20;
+import { openWeight, PIECE } from "./weights.ts";
 
 export interface MergeOptions {
   /** What 4-bit weights become: merged they cannot stay 4-bit without changing the model again. Default "bf16". */
@@ -136,7 +133,7 @@ function planMerge(adapter: LoraAdapter): { jobs: Job[]; untied: boolean } {
 /** Writes source + update into `into`, some rows at a time. */
 async function runJob(adapter: LoraAdapter, job: Job, into: DeviceTensor, runner: UpdateRunner): Promise<void> {
   const { backend } = adapter.model;
-  const values = await readWeight(backend, job.source);
+  const numbers = await openWeight(backend, job.source);
   const dtype = into.dtype as "f32" | "bf16" | "f16";
   let at = 0;
   const write = (piece: Float32Array): void => {
@@ -146,13 +143,14 @@ async function runJob(adapter: LoraAdapter, job: Job, into: DeviceTensor, runner
     at += piece.length;
   };
   if (!job.target) {
-    while (at < numel(into.shape)) write(values.subarray(at, at + PIECE));
+    const count = numel(into.shape);
+    while (at < count) write(numbers(at, Math.min(PIECE, count - at)));
     return;
   }
   const { path, kind } = job.target;
   const pair = kind === "embedding" ? adapter.loraEmbedding(path) : adapter.lora(path);
   for await (const update of runner.rows(await weightUpdate(backend, job.target, pair!))) {
-    const piece = values.subarray(at, at + update.length);
+    const piece = numbers(at, update.length);
     for (let i = 0; i < piece.length; i++) piece[i] = piece[i]! + update[i]!;
     if (!piece.every(Number.isFinite)) {
       throw new Error(`merging gives numbers in ${job.parameter} that are not finite: the adapter's A or B is damaged`);
