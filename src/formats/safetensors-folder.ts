@@ -36,26 +36,27 @@ class ShardedSafetensors implements SafetensorsSource {
   constructor(folder: string) {
     this.path = folder;
     const indexPath = join(folder, INDEX_FILE);
-    const tensors = new Map<string, SafetensorsInfo>();
     try {
       for (const [name, shardName] of readWeightMap(indexPath)) {
         const shard = this.#shard(folder, indexPath, name, shardName);
-        const info = shard.tensors.get(name);
-        if (!info)
+        if (!shard.tensors.has(name))
           throw new FormatError({
             file: indexPath,
             field: `weight_map ${show(name)}`,
             found: `${shardName}, which has no tensor of that name`,
             expected: "the shard that holds it",
           });
-        tensors.set(name, info);
         this.#shardOf.set(name, shard);
       }
     } catch (error) {
       this.close();
       throw error;
     }
-    this.tensors = tensors;
+    // Read in this order, every shard is read from front to back.
+    const shards = [...this.#shards].sort(([a], [b]) => (a < b ? -1 : 1));
+    this.tensors = new Map(
+      shards.flatMap(([, shard]) => [...shard.tensors].filter(([name]) => this.#shardOf.get(name) === shard)),
+    );
     this.metadata = this.#shards.values().next().value?.metadata ?? new Map();
   }
 

@@ -5,7 +5,7 @@ import { FormatError, show } from "./errors.ts";
 export interface TensorSource<Info extends ByteRange = ByteRange> extends Disposable {
   /** The file or folder, for messages. */
   readonly path: string;
-  /** In the order of the bytes in the file; of the index, for shards. */
+  /** In the order of the bytes in the file; one shard after another, if there are several. */
   readonly tensors: ReadonlyMap<string, Info>;
   /**
    * Reads bytes `[offset, offset + length)` of a tensor (little endian, row-major) into the start of `target`, off the

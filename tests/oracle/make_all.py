@@ -4,6 +4,7 @@ import sys
 
 import families
 import generation
+import gguf_models
 import gguf_types
 import lora_variants
 import nf4
@@ -18,6 +19,7 @@ PARTS = {
     "optimizers": optimizers,
     "trajectories": trajectories,
     "gguf": gguf_types,
+    "gguf_models": gguf_models,
     "generation": generation,
     "lora_variants": lora_variants,
     "schedules": schedules,

@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import { join } from "node:path";
 import { test } from "node:test";
 import { fixtures } from "../../formats/files.test.support.ts";
+import { openSafetensors } from "../../formats/safetensors.ts";
 import {
   changedModel,
   FAMILY_FIXTURES,
@@ -148,6 +149,18 @@ test("progress ends at all bytes of the parameters", async (t) => {
   assert.equal(seen.length, model.parameters.size);
   assert.deepEqual({ ...seen.at(-1), parameter: "" }, { parameter: "", done: total, total });
   assert.ok(seen.every(({ done }, i) => i === 0 || done > seen[i - 1]!.done));
+});
+
+test("weights are read in the order of their bytes, one shard after another", async (t) => {
+  const path = familyModel("llama_bf16_sharded");
+  const expected = [1, 2].flatMap((shard) => {
+    using file = openSafetensors(join(path, `model-0000${shard}-of-00002.safetensors`));
+    return [...file.tensors.values()].sort((a, b) => a.start - b.start).map(({ name }) => name);
+  });
+  const seen: string[] = [];
+  const onProgress = ({ parameter }: LoadProgress) => seen.push(parameter);
+  using _model = await loadModel({ path, backend: await testBackend(t), onProgress });
+  assert.deepEqual(seen, expected);
 });
 
 test("a signal stops loading and nothing stays allocated", async (t) => {
