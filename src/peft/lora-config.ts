@@ -2,10 +2,19 @@ import { z } from "zod";
 import { OptionError, parseOptions } from "../util/options.ts";
 import { initialisationMessage, withoutUnsupported } from "./unsupported.ts";
 
+/** More names or patterns than any model has modules: a file that would take minutes to match is refused. */
+const MANY = 10_000;
+
 const name = z.string().min(1, { error: "expected a module name that is not empty" });
+const names = z.array(name).max(MANY, { error: `expected at most ${MANY} names` });
 const layer = z.number().int().nonnegative({ error: "expected a layer's index, from 0" });
 const rank = z.number().int().positive({ error: "expected a rank of at least 1" });
 const alpha = z.number().nonnegative({ error: "expected a number that is not negative" });
+const patterns = (value: typeof rank | typeof alpha) =>
+  z
+    .record(z.string(), value)
+    .refine((record) => Object.keys(record).length <= MANY, { error: `expected at most ${MANY} patterns` })
+    .default({});
 
 /** The fields of PEFT's LoraConfig that this library has, in its spelling; PEFT's snake_case is accepted too. */
 export const loraSchema = z.strictObject({
@@ -14,14 +23,14 @@ export const loraSchema = z.strictObject({
   /** Names of linear or embedding modules by their last path parts; or one regular expression for whole paths (Python's
    * `re.fullmatch`); or "all-linear", all linear modules but the head. null: PEFT's choice, q_proj and v_proj. */
   targetModules: z
-    .union([name, z.array(name).min(1)], {
+    .union([name, names.min(1)], {
       error: 'expected a list of module names, a regular expression, or "all-linear"',
     })
     .nullable()
     .default(null),
   /** Left out of targetModules: names, or one regular expression. */
   excludeModules: z
-    .union([name, z.array(name)], { error: "expected a list of module names, or a regular expression" })
+    .union([name, names], { error: "expected a list of module names, or a regular expression" })
     .nullable()
     .default(null),
   /** The update is scaled by loraAlpha / r. */
@@ -34,20 +43,17 @@ export const loraSchema = z.strictObject({
   useRslora: z.boolean().default(false),
   /** Only these layers; targetModules must then be names. */
   layersToTransform: z
-    .union([layer, z.array(layer)], { error: "expected a layer's index, or a list of them" })
+    .union([layer, z.array(layer).max(MANY)], { error: "expected a layer's index, or a list of them" })
     .nullable()
     .default(null),
   /** Name of the list of layers ("layers"), where it is not simply the first numbered part of the path. */
-  layersPattern: z
-    .union([name, z.array(name)], { error: "expected a name, or a list of them" })
-    .nullable()
-    .default(null),
+  layersPattern: z.union([name, names], { error: "expected a name, or a list of them" }).nullable().default(null),
   /** Modules trained in full, as copies that are saved with the adapter; by the end of their path, as in PEFT. */
-  modulesToSave: z.array(name).nullable().default(null),
+  modulesToSave: names.nullable().default(null),
   /** Ranks of single modules: by the last parts of the path, or a regular expression for them. First match counts. */
-  rankPattern: z.record(z.string(), rank).default({}),
+  rankPattern: patterns(rank),
   /** As rankPattern, for loraAlpha. */
-  alphaPattern: z.record(z.string(), alpha).default({}),
+  alphaPattern: patterns(alpha),
   /** true: A uniform, B zero; "gaussian": A normal with deviation 1/r, B zero; false: both random (for debugging). */
   initLoraWeights: z
     .union([z.boolean(), z.literal("gaussian")], { error: ({ input }) => initialisationMessage(input) })

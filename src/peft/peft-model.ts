@@ -36,7 +36,7 @@ export class PeftModel {
     }
     this.model = model;
     this.gradientCheckpointing = options.gradientCheckpointing ?? "unsloth";
-    this.active = options.adapterName ?? DEFAULT_NAME;
+    this.active = checkedName(options.adapterName ?? DEFAULT_NAME);
     this.byName.set(this.active, adapter);
     model.adapter = adapter;
   }
@@ -194,10 +194,7 @@ export class PeftModel {
   private checkNewName(name: string): void {
     this.checkNotMerged("a new adapter");
     if (this.byName.has(name)) throw new OptionError(`there is already an adapter named "${name}"`);
-    // It becomes a folder's name.
-    if (!/^[\w-][\w.-]*$/.test(name)) {
-      throw new OptionError(`adapter name "${name}": expected letters, digits, "_", "-" and "." only`);
-    }
+    checkedName(name);
   }
 
   private checkNotMerged(action: string): void {
@@ -207,4 +204,10 @@ export class PeftModel {
   private unknown(name: string): OptionError {
     return new OptionError(`there is no adapter named "${name}"; there are ${[...this.byName.keys()].join(", ")}`);
   }
+}
+
+/** It becomes a folder's name. */
+function checkedName(name: string): string {
+  if (/^[\w-][\w.-]*$/.test(name)) return name;
+  throw new OptionError(`adapter name "${name}": expected letters, digits, "_", "-" and "." only`);
 }

@@ -1,3 +1,4 @@
+import { show } from "../formats/errors.ts";
 import { LAYER_LINEARS } from "../models/parameters.ts";
 import { nearest } from "../util/nearest.ts";
 import { OptionError } from "../util/options.ts";
@@ -85,7 +86,7 @@ function savedModules(modules: readonly ModelModule[], config: LoraConfig, compl
   for (const name of names) {
     if (modules.some(({ path }) => path.endsWith(name))) continue;
     const known = [...new Set(modules.map(({ path }) => path.slice(path.lastIndexOf(".") + 1)))];
-    complain(`modulesToSave: no module ends with "${name}"${hint(name, known)}`);
+    complain(`modulesToSave: no module ends with ${show(name)}${hint(name, known)}`);
   }
   return modules.filter(({ path }) => names.some((name) => path.endsWith(name)));
 }
@@ -105,22 +106,22 @@ function chooseTargets(
   if (typeof wanted !== "string") {
     for (const name of wanted) {
       if (!paths.some((path) => isSuffix(path, name)))
-        complain(`targetModules: the model has no module "${name}"${hint(name, known)}`);
+        complain(`targetModules: the model has no module ${show(name)}${hint(name, known)}`);
     }
   }
   const chosen = modules.filter(({ path }, i) => matched[i] && !excluded[i] && layers[i] && !isSaved(path, config));
   const wrong = chosen.find((module) => !canBeTarget(module));
   if (wrong) {
     throw new OptionError(
-      `${owner}: targetModules ${JSON.stringify(wanted)} takes ${wrong.path}, which is neither a linear module nor an embedding; those there are: ${known.join(", ")}`,
+      `${owner}: targetModules ${show(wanted)} takes ${wrong.path}, which is neither a linear module nor an embedding; those there are: ${known.join(", ")}`,
     );
   }
   if (chosen.length === 0) {
     const { excludeModules, layersToTransform, modulesToSave } = config;
     const narrowed = Object.entries({ excludeModules, layersToTransform, modulesToSave }).filter(([, value]) => value);
-    const limits = narrowed.map(([key, value]) => `, ${key} ${JSON.stringify(value)}`).join("");
+    const limits = narrowed.map(([key, value]) => `, ${key} ${show(value)}`).join("");
     throw new OptionError(
-      `${owner}: targetModules ${JSON.stringify(wanted)}${limits} leaves no module to train; modules there are: ${known.join(", ")}`,
+      `${owner}: targetModules ${show(wanted)}${limits} leaves no module to train; modules there are: ${known.join(", ")}`,
     );
   }
   return chosen;
@@ -181,7 +182,7 @@ function patternValues(
     field,
   );
   keys.forEach((key, k) => {
-    if (!matches[k]!.some(Boolean)) complain(`${option}: "${key}" matches no targeted module`);
+    if (!matches[k]!.some(Boolean)) complain(`${option}: ${show(key)} matches no targeted module`);
   });
   return targets.map((_, t) => {
     const first = keys.findIndex((_, k) => matches[k]![t]);
