@@ -11,6 +11,19 @@ test("xoshiro128** gives the reference sequence for a known state", () => {
   assert.deepEqual(found, reference);
 });
 
+test("filling an array gives the same numbers as asking for each, and goes on from there", () => {
+  const one = new Rng(9);
+  const all = new Rng(9);
+  const target = new Uint32Array(1000);
+  all.fillUint32(target);
+  assert.deepEqual(
+    [...target],
+    Array.from({ length: 1000 }, () => one.uint32()),
+  );
+  assert.deepEqual(all.state(), one.state());
+  assert.equal(all.uint32(), one.uint32());
+});
+
 test("same seed, same numbers; another seed, others; the high bits of a seed count", () => {
   const draw = (seed: number): number[] => {
     const rng = new Rng(seed);

@@ -50,6 +50,24 @@ export class Rng {
     return result;
   }
 
+  /** The next `target.length` numbers of `uint32`, several times faster. */
+  fillUint32(target: Uint32Array): void {
+    // As signed integers: those from 2^31 on would each be an object on the heap.
+    let [a, b, c, d] = [this.#a | 0, this.#b | 0, this.#c | 0, this.#d | 0];
+    for (let i = 0; i < target.length; i++) {
+      const product = Math.imul(b, 5);
+      target[i] = Math.imul((product << 7) | (product >>> 25), 9);
+      const shifted = b << 9;
+      c ^= a;
+      d ^= b;
+      b ^= c;
+      a ^= d;
+      c ^= shifted;
+      d = (d << 11) | (d >>> 21);
+    }
+    [this.#a, this.#b, this.#c, this.#d] = [a >>> 0, b >>> 0, c >>> 0, d >>> 0];
+  }
+
   /** Uniform over [0, 1), 53 bits. */
   float(): number {
     const high = this.uint32() >>> 5;

@@ -3,10 +3,10 @@ import { bf16ToF32, f16ToF32, f32ToBf16, f32ToF16 } from "../../formats/float16.
 import { DTYPE_BYTES, numel } from "../../graph/types.ts";
 import type { DenseDType, DenseWeight } from "./source.ts";
 
-/** Elements handled at a time: whole blocks of every quantised type, a few MiB in memory. */
-const PIECE = 2 ** 20;
+/** Elements handled at a time: whole blocks of every quantised type, and few enough to stay in the processor's cache. */
+const PIECE = 2 ** 18;
 
-/** The bytes of a weight in another type, in pieces of at most 4 MiB; each is valid until the next is asked for. */
+/** The bytes of a weight in another type, in pieces of at most 1 MiB; each is valid until the next is asked for. */
 export function* densePieces(weight: DenseWeight, dtype: DenseDType): Generator<Uint8Array> {
   const count = numel(weight.shape);
   const size = DTYPE_BYTES[weight.dtype];
