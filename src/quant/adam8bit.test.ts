@@ -7,7 +7,8 @@ test("which tensors have 8-bit states, and their sizes, are bitsandbytes'", () =
   const tensors = oracleTensors("optimizers", "adamw.safetensors");
   const { sizes } = oracleJson<{ sizes: Record<string, number> }>("optimizers", "adamw.json");
   for (const [name, n] of Object.entries(sizes)) {
-    const eightBit = tensors.get(`${name}.adamw8bit.1.state1`)?.dtype === "U8";
+    const state = tensors.get(`${name}.adamw8bit_cpu.1.state1`) ?? tensors.get(`${name}.adamw8bit.1.state1`);
+    const eightBit = state?.dtype === "U8";
     assert.equal(usesAdam8bit(n), eightBit, name);
     if (!eightBit) continue;
     for (const [part, length] of Object.entries(adam8bitSizes(n))) {
