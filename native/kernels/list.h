@@ -24,7 +24,7 @@
   /* glu.inc */                                               \
   K(glu, "ii ppp")                                            \
   K(glu_grad, "ii ppp pp")                                    \
-  /* loss.inc */                                              \
+  /* cross_entropy.inc, linear_cross_entropy.inc */           \
   KW(linear_cross_entropy, "iii p Wi p pp ff pp p pp pp")     \
   KW(cross_entropy, "ii ppp ff pp p")                         \
   K(cross_entropy_grad, "ii ppp p ff p p")                    \
