@@ -36,7 +36,10 @@ export function plan(graph: Graph, options: PlanOptions): Program {
   const workspaces = new Map<Node, number>();
   const workspaceOf = (node: Node): number => {
     let bytes = workspaces.get(node.origin);
-    if (bytes === undefined) workspaces.set(node.origin, (bytes = options.workspaceOf(node)));
+    if (bytes === undefined) {
+      bytes = options.workspaceOf(node);
+      workspaces.set(node.origin, bytes);
+    }
     return bytes;
   };
   const policy = options.policy ?? { kind: "keep" };

@@ -34,6 +34,9 @@ export const matmulOp: Op<MatmulAttrs> = {
     const [a, b, , , a2] = ctx.node.inputs as [Value, Value, ...(Value | null)[]];
     if (a2) throw new GraphError("matmul: differentiate before fusing, not after");
     const dc = ctx.grad(0)!;
+    // The residual first: when it is also A, A's own part then adds to dC in the product rather than in a pass of its own.
+    ctx.give(2, (acc) => accumulate(acc, dc));
+    ctx.give(3, (acc) => columnSum(dc, { acc }));
     // C = op(A)·op(B): dA = dC·op(B)ᵀ and dB = op(A)ᵀ·dC, each transposed once more where the operand is stored so.
     ctx.give(0, (acc) =>
       transA
@@ -45,8 +48,6 @@ export const matmulOp: Op<MatmulAttrs> = {
         ? matmul(dc, a, { transA: true, transB: transA, alpha, acc })
         : matmul(a, dc, { transA: !transA, alpha, acc }),
     );
-    ctx.give(2, (acc) => accumulate(acc, dc));
-    ctx.give(3, (acc) => columnSum(dc, { acc }));
   },
   cost(node) {
     const [m, n] = matrix("matmul", "C", node.outputs[0]!);
