@@ -53,7 +53,10 @@ async function fill(
   { weight, dtype }: StoredParameter,
   signal: AbortSignal | undefined,
 ): Promise<void> {
-  const turn = () => nextTurn(undefined, { signal });
+  const turn = async () => {
+    await nextTurn();
+    signal?.throwIfAborted();
+  };
   if (weight.kind === "nf4") copyNf4(tensor, weight);
   else if (isDense(dtype)) {
     let offset = 0;

@@ -44,6 +44,8 @@ test("paths that hold no model", async (t) => {
   await assertRefused(t, folder, FormatError, /found an adapter .* expected its base model's folder/);
   writeFileSync(join(folder, "weights.pt"), "PK");
   await assertRefused(t, join(folder, "weights.pt"), FormatError, /weights\.pt: magic/);
+  const file = join(familyModel("llama"), "model.safetensors");
+  await assertRefused(t, file, FormatError, /path: found one safetensors file; expected the folder it is in/);
 });
 
 test("weights that are missing, pickled or cut short", async (t) => {

@@ -168,7 +168,7 @@ test("a signal stops loading and nothing stays allocated", async (t) => {
   const controller = new AbortController();
   const onProgress = () => controller.abort(new Error("enough"));
   const { signal } = controller;
-  await assert.rejects(loadModel({ path: familyModel("llama"), backend, onProgress, signal }), /enough|aborted/);
+  await assert.rejects(loadModel({ path: familyModel("llama"), backend, onProgress, signal }), /^Error: enough$/);
   assert.equal(backend.memory().tensors.weight, 0);
 });
 

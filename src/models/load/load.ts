@@ -54,5 +54,10 @@ export function openModel(path: string): ModelSource {
     const expected = "a Hugging Face model folder or a .gguf file";
     throw new FormatError({ file: path, field: "path", found: "nothing there", expected });
   }
-  return statSync(path).isDirectory() ? openFolder(path) : openGgufModel(path);
+  if (statSync(path).isDirectory()) return openFolder(path);
+  if (path.endsWith(".safetensors")) {
+    const expected = "the folder it is in, with its config.json";
+    throw new FormatError({ file: path, field: "path", found: "one safetensors file", expected });
+  }
+  return openGgufModel(path);
 }
