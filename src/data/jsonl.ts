@@ -1,6 +1,7 @@
-import { createReadStream } from "node:fs";
+import { isUtf8 } from "node:buffer";
 import { readFile } from "node:fs/promises";
 import { FormatError, reason, show } from "../formats/errors.ts";
+import { readChunks } from "./bytes.ts";
 
 /** One example of a data set: a JSON object. */
 export type Row = Record<string, unknown>;
@@ -16,48 +17,80 @@ export interface JsonlOptions {
   maxLineBytes?: number;
 }
 
+/** Whole lines of a file. */
+export interface LineBlock {
+  bytes: Uint8Array;
+  path: string;
+  /** Number of the first one, from 1. */
+  firstLine: number;
+}
+
 const NEWLINE = 0x0a;
 const RETURN = 0x0d;
+const BYTE_ORDER_MARK = "\ufeff";
 const MAX_LINE_BYTES = 64 * 2 ** 20;
 /** Node cannot make a longer string. */
 const MAX_JSON_BYTES = 512 * 2 ** 20;
 
 /**
- * Reads a JSON Lines file (UTF-8, one object a line) a chunk at a time. A byte-order mark, CRLF line ends and blank lines
- * are fine. Throws `FormatError` naming file and line.
+ * Reads a JSON Lines file (UTF-8, one object a line; `.gz` too) a chunk at a time. A byte-order mark, CRLF line ends and
+ * blank lines are fine. Throws `FormatError` naming file and line.
  */
 export async function* readJsonl(path: string, options: JsonlOptions = {}): AsyncGenerator<LocatedRow> {
+  for await (const block of readLineBlocks(path, options)) yield* parseLines(block, options);
+}
+
+/** Cuts a file into blocks of whole lines, about a MiB each. Throws `FormatError` at a line that is too long. */
+export async function* readLineBlocks(path: string, options: JsonlOptions = {}): AsyncGenerator<LineBlock> {
   const maxLineBytes = options.maxLineBytes ?? MAX_LINE_BYTES;
   // Parts of the line at hand that came in earlier chunks.
   let parts: Uint8Array[] = [];
   let held = 0;
   let line = 1;
-  const finish = (rest: Uint8Array): LocatedRow | null => {
-    const where = `${path}:${line}`;
-    if (held + rest.length > maxLineBytes) throw tooLong(where, held + rest.length, maxLineBytes);
-    const row = parseLine(parts.length === 0 ? rest : Buffer.concat([...parts, rest]), where, line === 1);
-    parts = [];
-    held = 0;
-    line++;
-    return row === null ? null : { row, where };
-  };
-  for await (const chunk of createReadStream(path, { highWaterMark: 2 ** 20 }) as AsyncIterable<Buffer>) {
-    let start = 0;
-    for (let end = chunk.indexOf(NEWLINE); end !== -1; end = chunk.indexOf(NEWLINE, start)) {
-      const located = finish(chunk.subarray(start, end));
-      if (located !== null) yield located;
-      start = end + 1;
+  for await (const chunk of readChunks(path)) {
+    const end = chunk.lastIndexOf(NEWLINE) + 1;
+    if (end > 0) {
+      const bytes = parts.length === 0 ? chunk.subarray(0, end) : Buffer.concat([...parts, chunk.subarray(0, end)]);
+      yield { bytes, path, firstLine: line };
+      line += countLines(bytes);
+      parts = [];
+      held = 0;
     }
-    if (start < chunk.length) {
-      parts.push(chunk.subarray(start));
-      held += chunk.length - start;
+    if (end < chunk.length) {
+      parts.push(chunk.subarray(end));
+      held += chunk.length - end;
       if (held > maxLineBytes) throw tooLong(`${path}:${line}`, held, maxLineBytes);
     }
   }
-  if (held > 0) {
-    const located = finish(new Uint8Array(0));
-    if (located !== null) yield located;
+  if (held > 0) yield { bytes: Buffer.concat(parts), path, firstLine: line };
+}
+
+/** The rows of a block; blank lines have none. Throws `FormatError` naming file and line. */
+export function* parseLines({ bytes, path, firstLine }: LineBlock, options: JsonlOptions = {}): Generator<LocatedRow> {
+  const maxLineBytes = options.maxLineBytes ?? MAX_LINE_BYTES;
+  const buffer = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  const valid = isUtf8(buffer);
+  let line = firstLine;
+  for (let start = 0; start < buffer.length; line++) {
+    const newline = buffer.indexOf(NEWLINE, start);
+    const end = newline === -1 ? buffer.length : newline;
+    const where = `${path}:${line}`;
+    if (end - start > maxLineBytes) throw tooLong(where, end - start, maxLineBytes);
+    if (!valid && !isUtf8(buffer.subarray(start, end))) throw notUtf8(where);
+    const row = parseLine(
+      buffer.toString("utf8", start, buffer[end - 1] === RETURN ? end - 1 : end),
+      where,
+      line === 1,
+    );
+    if (row !== null) yield { row, where };
+    start = end + 1;
   }
+}
+
+function countLines(bytes: Uint8Array): number {
+  let count = 0;
+  for (let at = bytes.indexOf(NEWLINE); at !== -1; at = bytes.indexOf(NEWLINE, at + 1)) count++;
+  return count;
 }
 
 /** Reads a file that is one JSON array of objects. Throws `FormatError` naming file, and line or index. */
@@ -68,7 +101,8 @@ export async function readJsonArray(path: string): Promise<LocatedRow[]> {
     const expected = `at most ${MAX_JSON_BYTES} in one array; JSON Lines (one object a line) can be any size`;
     throw new FormatError({ file: path, field: "contents", found, expected });
   }
-  const text = decodeUtf8(bytes, path);
+  if (!isUtf8(bytes)) throw notUtf8(path);
+  const text = bytes.toString("utf8").replace(/^\ufeff/, "");
   let value: unknown;
   try {
     value = JSON.parse(text);
@@ -95,9 +129,8 @@ export async function readJsonArray(path: string): Promise<LocatedRow[]> {
   });
 }
 
-function parseLine(bytes: Uint8Array, where: string, isFirst: boolean): Row | null {
-  const end = bytes.at(-1) === RETURN ? bytes.length - 1 : bytes.length;
-  const text = decodeUtf8(bytes.subarray(0, end), where, isFirst);
+function parseLine(contents: string, where: string, isFirst: boolean): Row | null {
+  const text = isFirst && contents.startsWith(BYTE_ORDER_MARK) ? contents.slice(1) : contents;
   if (text.trim() === "") return null;
   let value: unknown;
   try {
@@ -110,7 +143,8 @@ function parseLine(bytes: Uint8Array, where: string, isFirst: boolean): Row | nu
   return checkRow(value, where);
 }
 
-function checkRow(value: unknown, where: string): Row {
+/** Throws `FormatError` unless a value is an object. */
+export function checkRow(value: unknown, where: string): Row {
   if (typeof value === "object" && value !== null && !Array.isArray(value)) return value as Row;
   throw new FormatError({
     file: where,
@@ -120,12 +154,8 @@ function checkRow(value: unknown, where: string): Row {
   });
 }
 
-function decodeUtf8(bytes: Uint8Array, where: string, stripMark = true): string {
-  try {
-    return new TextDecoder("utf-8", { fatal: true, ignoreBOM: !stripMark }).decode(bytes);
-  } catch (cause) {
-    throw new FormatError({ file: where, field: "text", found: "bytes that are not UTF-8", expected: "UTF-8", cause });
-  }
+function notUtf8(where: string): FormatError {
+  return new FormatError({ file: where, field: "text", found: "bytes that are not UTF-8", expected: "UTF-8" });
 }
 
 function tooLong(where: string, found: number, limit: number): FormatError {
