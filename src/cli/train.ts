@@ -77,18 +77,26 @@ async function runTrain(flags: TrainFlags): Promise<void> {
       });
   if ("printTrainableParameters" in model) model.printTrainableParameters(print);
   mkdirSync(flags.output, { recursive: true });
-  using trainer = new SFTTrainer({ ...sft, model, tokenizer, trainDataset, evalDataset, args });
+  try {
+    await fit(new SFTTrainer({ ...sft, model, tokenizer, trainDataset, evalDataset, args }), flags);
+  } finally {
+    base.backend.dispose();
+  }
+}
+
+/** Report on the data, train, evaluate before and after, save. */
+async function fit(trainer: SFTTrainer, flags: TrainFlags): Promise<void> {
+  using _ = trainer;
   const { recipe, packing } = trainer.dataReport;
   print(
     `${recipe.rows} rows, ${recipe.tokens} tokens, ${recipe.targets} trained on; ${recipe.dropped} dropped, ${recipe.truncated} truncated`,
   );
   if (packing) print(`packed into ${packing.packs} rows, ${(100 * packing.efficiency).toFixed(1)}% full`);
-  if (evalDataset) print(`eval_loss before: ${(await trainer.evaluate()).eval_loss!.toFixed(4)}`);
+  if (flags.evalData !== undefined) print(`eval_loss before: ${(await trainer.evaluate()).eval_loss!.toFixed(4)}`);
   await trainer.train({ resumeFromCheckpoint: flags.resume ?? false });
-  if (evalDataset) print(`eval_loss after: ${(await trainer.evaluate()).eval_loss!.toFixed(4)}`);
+  if (flags.evalData !== undefined) print(`eval_loss after: ${(await trainer.evaluate()).eval_loss!.toFixed(4)}`);
   await trainer.saveModel(flags.output);
   print(`saved to ${flags.output}`);
-  base.backend.dispose();
 }
 
 /** A JSONL file, or a .json file with one array. */

@@ -1,4 +1,4 @@
-import { PythonFloat, pythonJson } from "../peft/python-json.ts";
+import { PythonFloat, pythonJson } from "../util/python-json.ts";
 
 /**
  * Fields of configurations that are floats in transformers, which since version 5 refuses an int in their place: 5.0 must

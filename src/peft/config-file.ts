@@ -1,9 +1,9 @@
 import { FormatError, show } from "../formats/errors.ts";
 import type { CausalLM } from "../models/model.ts";
+import { compareCodePoints, PythonFloat, pythonJson } from "../util/python-json.ts";
 import type { LoraAdapter } from "./adapter.ts";
 import { type LoraConfig, loraConfig, loraSchema } from "./lora-config.ts";
 import { modelModules } from "./modules.ts";
-import { compareCodePoints, PythonFloat, pythonJson } from "./python-json.ts";
 import { explicitTargets, resolveTargets } from "./targets.ts";
 
 /** Every key PEFT 0.21.2 writes for LoRA, with the values that change nothing. */
