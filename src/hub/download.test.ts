@@ -1,14 +1,21 @@
 import assert from "node:assert/strict";
-import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { after, afterEach, before, beforeEach, test } from "node:test";
-import { HubError, type HubErrorCode } from "./errors.ts";
-import { FakeHub, gitSha1, randomBytes, sha256, TOKEN, tinyModel } from "./fake-hub.test.support.ts";
+import {
+  FAST,
+  FakeHub,
+  fails,
+  gitSha1,
+  randomBytes,
+  sha256,
+  TOKEN,
+  temporaryFolder,
+  tinyModel,
+} from "./fake-hub.test.support.ts";
 import type { HubProgress } from "./progress.ts";
 import { resolveModel } from "./resolve.ts";
 
-const FAST = { retries: 3, backoffMs: 1, headTimeoutMs: 5000, idleTimeoutMs: 5000 };
 const ID = "org/tiny";
 const WEIGHTS = randomBytes(3000, 1);
 const BLOB = /^GET cdn \/blobs\//;
@@ -25,21 +32,12 @@ beforeEach(() => {
   hub.detailed = true;
   hub.heal();
   hub.add(ID, tinyModel());
-  cacheDir = mkdtempSync(join(tmpdir(), "unsloth-hub-"));
+  cacheDir = temporaryFolder();
 });
 afterEach(() => rmSync(cacheDir, { recursive: true, force: true }));
 
 function get(options: Parameters<typeof resolveModel>[1] = {}, id = ID): Promise<string> {
   return resolveModel(id, { endpoint: hub.endpoint, cacheDir, token: null, http: FAST, ...options });
-}
-
-function fails(code: HubErrorCode, message: RegExp) {
-  return (error: unknown) => {
-    assert.ok(error instanceof HubError, String(error));
-    assert.match(error.message, message);
-    assert.equal(error.code, code, error.message);
-    return true;
-  };
 }
 
 const blobs = (): string[] => readdirSync(join(cacheDir, "models--org--tiny", "blobs")).sort();
@@ -156,7 +154,7 @@ test("a server that falls silent is a timeout, before the head and in the body",
 test("a download that advances may be cut more often than there are retries", async () => {
   const large = randomBytes(5 * 2 ** 20 + 5, 2);
   hub.add(ID, { ...tinyModel(), "model.safetensors": large });
-  hub.faultAlways(BLOB, { kind: "cut", after: 1.5 * 2 ** 20 });
+  hub.faultAlways(BLOB, { kind: "cut", after: 1.5 * 2 ** 20, delayMs: 200 });
   const folder = await get({ http: { ...FAST, retries: 1 } });
   assert.ok(readFileSync(join(folder, "model.safetensors")).equals(large));
   assert.ok(hub.count(BLOB) >= 4);

@@ -1,12 +1,17 @@
+import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
+import { existsSync, mkdtempSync } from "node:fs";
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
 import type { AddressInfo } from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { Rng } from "../util/rng.ts";
+import { HubError, type HubErrorCode } from "./errors.ts";
 
 /** What a request suffers instead of a plain answer. `after`: bytes of this answer's body that still come. */
 export type Fault =
-  | { readonly kind: "cut"; readonly after: number }
+  | { readonly kind: "cut"; readonly after: number; readonly delayMs?: number }
   | { readonly kind: "hang"; readonly after?: number }
   | { readonly kind: "status"; readonly status: number; readonly headers?: Record<string, string> }
   | { readonly kind: "headers"; readonly headers: Record<string, string> }
@@ -32,6 +37,36 @@ interface FakeRepo {
   readonly locked: { readonly status: number; readonly code: string } | undefined;
 }
 
+// The tests are about what they pass, not about whose machine they run on.
+for (const name of Object.keys(process.env)) {
+  if (/^(HF_|HUGGING|TRANSFORMERS_OFFLINE|XDG_CACHE_HOME)/.test(name)) delete process.env[name];
+}
+
+/** An empty folder, in memory where the system has such a place: downloads sync each file, and disks take their time. */
+export function temporaryFolder(): string {
+  return mkdtempSync(join(existsSync("/dev/shm") ? "/dev/shm" : tmpdir(), "unsloth-hub-"));
+}
+
+/** An address at which nothing listens. */
+export async function deadEndpoint(): Promise<string> {
+  const hub = await FakeHub.start();
+  await hub.close();
+  return hub.endpoint;
+}
+
+/** Retries without the waits. */
+export const FAST = { retries: 3, backoffMs: 1, headTimeoutMs: 5000, idleTimeoutMs: 5000 };
+
+/** For assert.rejects: a HubError of this code with such a message. */
+export function fails(code: HubErrorCode, message: RegExp) {
+  return (error: unknown): true => {
+    assert.ok(error instanceof HubError, String(error));
+    assert.match(error.message, message);
+    assert.equal(error.code, code, error.message);
+    return true;
+  };
+}
+
 export const TOKEN = "hf_abcdefghijklmnopqrstuvwxyz";
 
 /** A hub at 127.0.0.1, and at another port the CDN that its large files are on. */
@@ -43,6 +78,8 @@ export class FakeHub {
   readonly #faults: { readonly match: RegExp; readonly queue: Fault[]; readonly always: boolean }[] = [];
   readonly #hub: Server;
   readonly #cdn: Server;
+  endpoint = "";
+  cdn = "";
 
   private constructor() {
     this.#hub = createServer((request, response) => void this.#answer("hub", request, response));
@@ -54,15 +91,9 @@ export class FakeHub {
     for (const server of [hub.#hub, hub.#cdn]) {
       await new Promise<void>((done) => server.listen(0, "127.0.0.1", done));
     }
+    hub.endpoint = origin(hub.#hub);
+    hub.cdn = origin(hub.#cdn);
     return hub;
-  }
-
-  get endpoint(): string {
-    return origin(this.#hub);
-  }
-
-  get cdn(): string {
-    return origin(this.#cdn);
   }
 
   /** Files whose name ends in .safetensors, .gguf or .parquet are large ones. Returns the commit. */
@@ -198,7 +229,7 @@ async function sendBytes(
   if (fault?.kind === "cut" || fault?.kind === "hang") {
     response.write(bytes.subarray(0, fault.after), () => {
       // Later: a client drops what it has received but not yet read when the connection breaks.
-      if (fault.kind === "cut") setTimeout(() => response.destroy(), 30);
+      if (fault.kind === "cut") setTimeout(() => response.destroy(), fault.delayMs ?? 30);
     });
     return;
   }

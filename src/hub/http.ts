@@ -3,7 +3,8 @@ import { HubError, systemCode } from "./errors.ts";
 import type { HubSettings } from "./settings.ts";
 
 const MAX_REDIRECTS = 10;
-const PERMANENT_NETWORK_ERRORS = new Set(["ENOTFOUND", "ERR_TLS_CERT_ALTNAME_INVALID", "DEPTH_ZERO_SELF_SIGNED_CERT"]);
+/** A name that does not exist, or a certificate that is not to be trusted. */
+const PERMANENT_NETWORK_ERRORS = /^ENOTFOUND$|CERT|UNABLE_TO_VERIFY|^ERR_TLS/;
 
 export interface HubRequest {
   readonly url: string;
@@ -135,7 +136,7 @@ function networkError(error: unknown, url: URL, { signal }: HubSettings): unknow
   const hint = proxy
     ? "A proxy is set, which Node's fetch uses only with NODE_USE_ENV_PROXY=1 (Node 22.21 or 24 and later)"
     : "Check the network and HF_ENDPOINT; HF_HUB_OFFLINE=1 uses what is in the cache";
-  const transient = code === undefined || !PERMANENT_NETWORK_ERRORS.has(code);
+  const transient = !PERMANENT_NETWORK_ERRORS.test(code ?? "");
   return new HubError("unreachable", `${plain(url)}: ${detail}. ${hint}`, { transient, cause: error });
 }
 
