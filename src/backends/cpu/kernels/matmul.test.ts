@@ -191,6 +191,7 @@ test("depths beyond one block of K, second products too deep to append", () => {
 
 test("more strips and blocks than threads", () => {
   for (const transA of FLAGS) check({ M: 301, N: 331, K: 40, K2: 8, transA, transB: !transA, bias: true });
+  check({ M: 1633, N: 18, K: 33, K2: 5, transA: true, acc: "same" });
 });
 
 test("every weight type, stored both ways", () => {
