@@ -18,4 +18,5 @@ declare global {
     function compile(bytes: Uint8Array): Promise<Module>;
   }
 }
+
 export {};

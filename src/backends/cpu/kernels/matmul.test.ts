@@ -5,6 +5,7 @@ import {
   relativeError,
   runKernel,
   runtimes,
+  type TensorData,
   TestMemory,
   WeightType,
   weightArguments,
@@ -55,91 +56,101 @@ const NF4 = [
   0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1,
 ];
 
+/** The parts of a stored weight, and the values it decodes to. */
+interface Stored {
+  parts: { data: TensorData; absmax?: TensorData; nested?: TensorData; map?: TensorData; offset?: number };
+  values: ArrayLike<number>;
+  ld: number;
+}
+
+const BLOCK = 64;
+
 /** Random 4-bit codes and scales for n elements, and the values they mean. */
-function nf4(memory: TestMemory, n: number, block: number, nested: boolean, seed: number) {
-  const blocks = Math.ceil(n / block);
-  const codes = Uint8Array.from(randomFloats(Math.ceil(n / 2), seed), (x) => Math.floor((x + 1) * 128));
+function nf4(n: number, nested: boolean, seed: number): Pick<Stored, "parts" | "values"> {
+  const blocks = Math.ceil(n / BLOCK);
+  const bytes = (count: number, s: number) => Uint8Array.from(randomFloats(count, s), (x) => Math.floor((x + 1) * 128));
+  const data = bytes(Math.ceil(n / 2), seed);
   const absmax = randomFloats(blocks, seed + 1).map((x) => Math.abs(x) + 0.01);
   const map = randomFloats(256, seed + 2);
-  const codes8 = Uint8Array.from(randomFloats(blocks, seed + 3), (x) => Math.floor((x + 1) * 128));
+  const codes = bytes(blocks, seed + 3);
   const outer = randomFloats(Math.ceil(blocks / 256), seed + 4);
   const offset = 0.25;
-  const scale = (b: number) => (nested ? map[codes8[b]!]! * outer[b >> 8]! + offset : absmax[b]!);
+  const scale = (b: number) => (nested ? map[codes[b]!]! * outer[b >> 8]! + offset : absmax[b]!);
   const values = Float64Array.from({ length: n }, (_, i) => {
-    const code = i % 2 ? codes[i >> 1]! & 15 : codes[i >> 1]! >> 4;
-    return NF4[code]! * scale(Math.floor(i / block));
+    const code = i % 2 ? data[i >> 1]! & 15 : data[i >> 1]! >> 4;
+    return NF4[code]! * scale(Math.floor(i / BLOCK));
   });
-  const data = memory.put(codes);
-  const weight = nested
-    ? {
-        type: WeightType.nf4DoubleQuantised,
-        data,
-        absmax: memory.put(codes8),
-        nested: memory.put(outer),
-        map: memory.put(map),
-        offset,
-        block,
-      }
-    : { type: WeightType.nf4, data, absmax: memory.put(absmax), block };
-  return { weight, values };
+  return { parts: nested ? { data, absmax: codes, nested: outer, map, offset } : { data, absmax }, values };
 }
 
-/** B as a weight of the wanted type, with the values it decodes to. */
-function weightOf(memory: TestMemory, type: number, rows: number, cols: number, pad: number) {
+/** B stored as a weight of the wanted type. */
+function weightOf(type: number, rows: number, cols: number, pad: number): Stored {
   const { data, ld } = stored(rows, cols, type === WeightType.f32 ? pad : 0, 2);
-  if (type === WeightType.f32) return { weight: { type, data: memory.put(data) }, values: data, ld };
+  if (type === WeightType.f32) return { parts: { data }, values: data, ld };
   if (type === WeightType.bf16) {
     const { codes, values } = bf16(data);
-    return { weight: { type, data: memory.put(codes) }, values, ld };
+    return { parts: { data: codes }, values, ld };
   }
   if (type === WeightType.f16) {
-    const pick = Array.from(data, (x) => Math.floor((x + 1) * 4) % 6); // leaves out the largest two: they would hide the rest
-    const codes = Uint16Array.from(pick, (i) => HALF_CODES[i]!);
-    return { weight: { type, data: memory.put(codes) }, values: Float32Array.from(pick, (i) => HALVES[i]!), ld };
+    const pick = Array.from(data, (x) => Math.floor((x + 1) * 4) % 6); // not the largest two: they would hide the rest
+    return { parts: { data: Uint16Array.from(pick, (i) => HALF_CODES[i]!) }, values: pick.map((i) => HALVES[i]!), ld };
   }
-  return { ...nf4(memory, rows * ld, 64, type === WeightType.nf4DoubleQuantised, 2), ld };
+  return { ...nf4(rows * ld, type === WeightType.nf4DoubleQuantised, 2), ld };
 }
 
-/** Runs one case; answers C and what it should be. */
-function product(runtime: CpuRuntime, c: Case): { got: Float32Array; want: Float64Array } {
+/** A case's operands and the result they should have. */
+function prepare(c: Case) {
   const { M, N, K, transA = false, transB = false, K2 = 0, alpha = 1, alpha2 = 1, pad = 0 } = c;
-  using memory = new TestMemory(runtime);
   const a = transA ? stored(K, M, pad, 1) : stored(M, K, pad, 1);
-  const b = weightOf(memory, c.type ?? WeightType.f32, transB ? N : K, transB ? K : N, pad);
+  const b = weightOf(c.type ?? WeightType.f32, transB ? N : K, transB ? K : N, pad);
   const a2 = transA ? stored(K2, M, pad, 3) : stored(M, K2, pad, 3);
   const b2 = transB ? stored(N, K2, pad, 4) : stored(K2, N, pad, 4);
   const ldc = N + pad;
   const acc = randomFloats(M * ldc, 5);
   const bias = randomFloats(N, 6);
-  const out = c.acc === "same" ? memory.put(acc) : memory.output(M * ldc);
-  const from = c.acc === "same" ? out : c.acc ? memory.put(acc) : 0;
-  const before = memory.floats(out, M * ldc);
-  runKernel(runtime, "matmul", [
-    ...[M, N, K, memory.put(a.data), a.ld, transA],
-    ...[...weightArguments(b.weight), b.ld, transB, out, ldc, from, c.bias ? memory.put(bias) : 0, alpha],
-    ...[K2, memory.put(a2.data), a2.ld, memory.put(b2.data), b2.ld, alpha2],
-  ]);
-  const all = memory.floats(out, M * ldc);
-  const got = new Float32Array(M * N);
   const want = new Float64Array(M * N);
+  const values = { data: b.values, ld: b.ld };
   for (let i = 0; i < M; i++) {
     for (let j = 0; j < N; j++) {
       let first = 0;
       let second = 0;
-      for (let k = 0; k < K; k++) {
-        first += element(a, transA, i, k) * element({ data: b.values, ld: b.ld }, transB, k, j);
-      }
+      for (let k = 0; k < K; k++) first += element(a, transA, i, k) * element(values, transB, k, j);
       for (let k = 0; k < K2; k++) second += element(a2, transA, i, k) * element(b2, transB, k, j);
-      got[i * N + j] = all[i * ldc + j]!;
       want[i * N + j] = (c.acc ? acc[i * ldc + j]! : 0) + (c.bias ? bias[j]! : 0) + alpha * first + alpha2 * second;
     }
-    assert.deepEqual(
-      all.subarray(i * ldc + N, (i + 1) * ldc),
-      before.subarray(i * ldc + N, (i + 1) * ldc),
-      "row padding",
-    );
   }
-  return { got, want };
+  return { a, b, a2, b2, ldc, acc, bias, want };
+}
+
+function product(runtime: CpuRuntime, c: Case, x: ReturnType<typeof prepare>): Float32Array {
+  const { M, N, K, transA = false, transB = false, K2 = 0, alpha = 1, alpha2 = 1, type = WeightType.f32 } = c;
+  using memory = new TestMemory(runtime);
+  const put = (data: TensorData | undefined) => memory.put(data ?? null);
+  const { data, absmax, nested, map, offset = 0 } = x.b.parts;
+  const weight = {
+    type,
+    data: put(data),
+    absmax: put(absmax),
+    nested: put(nested),
+    map: put(map),
+    offset,
+    block: BLOCK,
+  };
+  const out = c.acc === "same" ? memory.put(x.acc) : memory.output(M * x.ldc);
+  const from = c.acc === "same" ? out : c.acc ? memory.put(x.acc) : 0;
+  const before = memory.floats(out, M * x.ldc);
+  runKernel(runtime, "matmul", [
+    ...[M, N, K, memory.put(x.a.data), x.a.ld, transA],
+    ...[...weightArguments(weight), x.b.ld, transB, out, x.ldc, from, c.bias ? memory.put(x.bias) : 0, alpha],
+    ...[K2, memory.put(x.a2.data), x.a2.ld, memory.put(x.b2.data), x.b2.ld, alpha2],
+  ]);
+  const all = memory.floats(out, M * x.ldc);
+  const got = new Float32Array(M * N);
+  for (let i = 0; i < M; i++) {
+    got.set(all.subarray(i * x.ldc, i * x.ldc + N), i * N);
+    for (let p = i * x.ldc + N; p < (i + 1) * x.ldc; p++) assert.ok(Object.is(all[p], before[p]), "row padding");
+  }
+  return got;
 }
 
 const ALL = await runtimes();
@@ -147,13 +158,14 @@ const ALL = await runtimes();
 /** Checks a case on every runtime, and that thread counts agree to the bit. */
 function check(c: Case): void {
   const results = new Map<string, Float32Array>();
+  const prepared = prepare(c);
   for (const [name, runtime] of ALL) {
-    const { got, want } = product(runtime, c);
-    const error = relativeError(got, want);
+    const got = product(runtime, c, prepared);
+    const error = relativeError(got, prepared.want);
     assert.ok(error <= 1e-5, `${name}: relative error ${error} for ${JSON.stringify(c)}`);
     const kind = `${runtime.kind} ${runtime.isa}`;
     const other = results.get(kind);
-    if (other) assert.deepEqual(new Uint32Array(got.buffer), new Uint32Array(other.buffer), `${kind}: threads differ`);
+    if (other) assert.ok(Buffer.from(got.buffer).equals(Buffer.from(other.buffer)), `${kind}: threads differ`);
     results.set(kind, got);
   }
 }
