@@ -172,7 +172,7 @@ export class FakeHub {
     const siblings = [...files].map(([rfilename, { bytes, lfs }]) => {
       if (!this.detailed) return { rfilename };
       const details = { rfilename, size: bytes.length, blobId: gitSha1(bytes) };
-      return lfs ? { ...details, lfs: { sha256: sha256(bytes), size: bytes.length } } : details;
+      return lfs ? { ...details, lfs: { sha256: sha256(bytes), size: bytes.length, pointerSize: 130 } } : details;
     });
     return { id: "x", sha: commit, siblings };
   }
