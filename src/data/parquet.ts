@@ -1,12 +1,14 @@
-import { type AsyncBuffer, type FileMetaData, parquetMetadataAsync, parquetReadObjects } from "hyparquet";
+import { type AsyncBuffer, parquetMetadataAsync, parquetReadObjects } from "hyparquet";
 import { compressors } from "hyparquet-compressors";
 import { ByteFile } from "../formats/byte-file.ts";
 import { FormatError, reason } from "../formats/errors.ts";
 import type { LocatedRow, Row } from "./jsonl.ts";
+import { checkPages, checkRowGroups, columnRange, parquetLeaves } from "./parquet-check.ts";
 
 /**
  * Reads a Parquet file one row group at a time (so a group has to fit in memory), in any of Parquet's compressions. Values
- * become JSON's: integers numbers (those beyond 2^53 strings), dates and times ISO 8601 strings; bytes stay bytes.
+ * become JSON's: integers numbers (those beyond 2^53 strings), dates and times ISO 8601 strings; binary
+ * columns stay bytes.
  * Throws `FormatError` naming the file.
  */
 export async function* readParquet(path: string): AsyncGenerator<LocatedRow> {
@@ -21,30 +23,27 @@ export async function* readParquet(path: string): AsyncGenerator<LocatedRow> {
       },
     };
     const metadata = await attempt(path, "metadata", () => parquetMetadataAsync(file));
+    const groupRows = await attempt(path, "metadata", async () => checkRowGroups(metadata, path));
+    const leaves = parquetLeaves(metadata);
     let index = 0;
-    for (const [group, { num_rows }] of groups(metadata, path).entries()) {
-      const rows = await attempt(path, `row group ${group}`, () =>
-        parquetReadObjects({ file, metadata, compressors, rowStart: index, rowEnd: index + num_rows }),
-      );
-      if (rows.length !== num_rows) {
+    for (const [group, count] of groupRows.entries()) {
+      const rows = await attempt(path, `row group ${group}`, async () => {
+        for (const [i, { meta_data }] of metadata.row_groups[group]!.columns.entries()) {
+          const { start, end } = columnRange(meta_data!);
+          checkPages(await file.slice(start, end), meta_data!, leaves[i]!, path);
+        }
+        const range = { rowStart: index, rowEnd: index + count };
+        return parquetReadObjects({ file, metadata, compressors, utf8: false, ...range });
+      });
+      if (rows.length !== count) {
         const found = `${rows.length} rows`;
-        throw new FormatError({ file: path, field: `row group ${group}`, found, expected: `${num_rows}` });
+        throw new FormatError({ file: path, field: `row group ${group}`, found, expected: `${count}` });
       }
       for (const row of rows) yield { row: plain(row) as Row, where: `${path}[${index++}]` };
     }
   } finally {
     bytes.close();
   }
-}
-
-function groups(metadata: FileMetaData, path: string): { num_rows: number }[] {
-  return metadata.row_groups.map(({ num_rows }, i) => {
-    const count = Number(num_rows);
-    // A typed array longer than this cannot be; a hostile file would ask for one.
-    if (Number.isInteger(count) && count >= 0 && count < 2 ** 32) return { num_rows: count };
-    const found = `${num_rows} rows`;
-    throw new FormatError({ file: path, field: `row group ${i}`, found, expected: "a number of rows" });
-  });
 }
 
 async function attempt<T>(path: string, field: string, read: () => Promise<T>): Promise<T> {
