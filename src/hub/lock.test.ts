@@ -24,7 +24,7 @@ test("holders take turns, and leave nothing behind", async () => {
   const work = async () => {
     const lock = await acquireLock(path, QUICK);
     assert.equal(++inside, 1);
-    await sleep(3);
+    await sleep(20);
     await lock.assertHeld();
     inside--;
     turns++;
