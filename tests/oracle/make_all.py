@@ -10,6 +10,7 @@ import lora_variants
 import nf4
 import optimizers
 import schedules
+import tensorboard_events
 import trajectories
 
 # Order matters: trajectories train on the NF4 model.
@@ -23,6 +24,7 @@ PARTS = {
     "generation": generation,
     "lora_variants": lora_variants,
     "schedules": schedules,
+    "tensorboard": tensorboard_events,
 }
 
 if __name__ == "__main__":
