@@ -1,10 +1,11 @@
 // Matrix products at SmolLM2-135M training shapes: GFLOP/s, share of the machine's peak, and ratio to OpenBLAS.
 //
 //   node --import tsx bench/gemm.mjs [--isa avx2] [--threads 1,2] [--only NT,NN] [--types f32,nf4] [--lora 16]
-//                                    [--rounds 3] [--python PYTHON]
+//                                    [--rounds 3] [--python PYTHON] [--wasm]
 //
 // PYTHON needs numpy and threadpoolctl; without it there is no ratio. The two sides take turns, shape by shape, and each
-// figure is the best of all rounds, so that a busy neighbour disturbs both alike. Needs `npm run build`.
+// figure is the best of all rounds, so that a busy neighbour disturbs both alike. One thread is timed by the processor
+// time of the process, which leaves out what neighbours take; more threads by the clock. Needs `npm run build`.
 import { execFileSync, spawn } from "node:child_process";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -13,10 +14,12 @@ import { createInterface } from "node:readline";
 import { parseArgs } from "node:util";
 import { loadNative } from "../src/backends/cpu/native.ts";
 import { encodeInstruction } from "../src/backends/cpu/runtime.ts";
+import { loadWasm } from "../src/backends/cpu/wasm.ts";
 
 const { values: options } = parseArgs({
   options: {
     isa: { type: "string" },
+    wasm: { type: "boolean" },
     addon: { type: "string" },
     threads: { type: "string", default: "1,2" },
     only: { type: "string", default: "NT,NN,TN" },
@@ -120,8 +123,10 @@ function prepare(runtime, p, type, lora) {
       let best = Infinity;
       const end = performance.now() + 1000 * SECONDS;
       for (let n = 0; n < 4 || performance.now() < end; n++) {
+        const before = process.cpuUsage();
         runtime.runSync(program, words.length, { timings });
-        best = Math.min(best, timings[0] / 1e9);
+        const { user, system } = process.cpuUsage(before);
+        best = Math.min(best, runtime.threads === 1 ? (user + system) / 1e6 : timings[0] / 1e9);
       }
       return best;
     },
@@ -132,7 +137,10 @@ function prepare(runtime, p, type, lora) {
 const threadCounts = options.threads.split(",").map(Number);
 const types = options.types.split(",");
 const lora = Number(options.lora);
-const runtime = loadNative({ isa: options.isa, file: options.addon, threads: Math.max(...threadCounts) });
+const threads = Math.max(...threadCounts);
+const runtime = options.wasm
+  ? await loadWasm({ threads })
+  : loadNative({ isa: options.isa, file: options.addon, threads });
 const peaks = new Map();
 for (const threads of threadCounts) peaks.set(threads, await measurePeak(threads));
 const rival = options.python ? openblas(options.python) : undefined;
