@@ -21,6 +21,8 @@ const SETTINGS = {
   cosine_warmup_with_min_lr: ["numCycles", "minLr", "minLrRate", "warmupLrRate"],
   /** Shapes are linear, cosine or 1-sqrt. */
   warmup_stable_decay: ["numDecaySteps", "numStableSteps", "minLrRatio", "numCycles", "warmupType", "decayType"],
+  /** By the evaluations, not by the steps: see plateau.ts. */
+  reduce_lr_on_plateau: ["mode", "factor", "patience", "threshold", "thresholdMode", "cooldown", "minLr", "eps"],
 } as const;
 
 export type SchedulerType = keyof typeof SETTINGS;
@@ -50,10 +52,10 @@ export function scheduleSettings(
       const hint = close ? `did you mean "${close}"?` : `it takes ${known.join(", ") || "none"}`;
       throw new OptionError(`lrSchedulerKwargs: the ${type} schedule has no setting "${key}"; ${hint}`);
     }
-    const isShape = name.endsWith("Type");
-    const valid = isShape ? Object.hasOwn(RISE, value) : typeof value === "number" && Number.isFinite(value);
+    const words = WORDS[name];
+    const valid = words ? words.includes(String(value)) : typeof value === "number" && Number.isFinite(value);
     if (!valid) {
-      const expected = isShape ? Object.keys(RISE).join(", ") : "a number";
+      const expected = words?.join(", ") ?? "a number";
       throw new OptionError(`lrSchedulerKwargs: ${name} must be ${expected}; found ${JSON.stringify(value)}`);
     }
     settings[name] = value;
@@ -66,6 +68,14 @@ const RISE: Readonly<Record<string, (progress: number) => number>> = {
   linear: (p) => p,
   cosine: (p) => 0.5 * (1 - Math.cos(Math.PI * p)),
   "1-sqrt": (p) => 1 - Math.sqrt(1 - p),
+};
+
+/** Settings that are words. */
+const WORDS: Readonly<Record<string, readonly string[]>> = {
+  warmupType: Object.keys(RISE),
+  decayType: Object.keys(RISE),
+  mode: ["min", "max"],
+  thresholdMode: ["rel", "abs"],
 };
 
 /** `waves` cosine waves from 1, down to `floor`. */
@@ -87,11 +97,12 @@ export function scheduleFactor(step: number, options: ScheduleOptions): number {
     }
     return wave((step - warmup + 1) / Math.max(1, total - warmup), number("numCycles", 0.5), floor);
   }
-  if (type !== "constant" && step < warmup) return step / Math.max(1, warmup);
+  if (type !== "constant" && type !== "reduce_lr_on_plateau" && step < warmup) return step / Math.max(1, warmup);
   const progress = (step - warmup) / Math.max(1, total - warmup);
   switch (type) {
     case "constant":
     case "constant_with_warmup":
+    case "reduce_lr_on_plateau":
       return 1;
     case "linear":
       return Math.max(0, (total - step) / Math.max(1, total - warmup));

@@ -47,6 +47,28 @@ def factors(name: str, warmup: int, kwargs: dict) -> list[float]:
     return out
 
 
+PLATEAU_METRICS = [3.0, 2.5, 2.4999, 2.5, 2.6, 2.2, 2.2, 2.2, 2.2, 2.2, 2.2, 2.3, 2.3, 1.9, 2.0, 2.0, 2.0, 2.0, 2.0, 2.0]
+PLATEAU_CASES = [
+    {},
+    {"patience": 1},
+    {"patience": 1, "factor": 0.5, "cooldown": 2},
+    {"patience": 0, "threshold": 0.2, "threshold_mode": "abs", "min_lr": 1e-4},
+    {"patience": 0, "factor": 0.9, "eps": 1e-4},
+    {"mode": "max", "patience": 2, "factor": 0.3},
+    {"mode": "max", "patience": 1, "threshold": 0.3, "threshold_mode": "abs"},
+]
+
+
+def plateau_rates(kwargs: dict) -> list[float]:
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=BASE_RATE)
+    scheduler = get_scheduler("reduce_lr_on_plateau", optimizer, scheduler_specific_kwargs=kwargs)
+    rates = []
+    for metric in PLATEAU_METRICS:
+        scheduler.step(metric)
+        rates.append(optimizer.param_groups[0]["lr"])
+    return rates
+
+
 def main() -> None:
     shutil.rmtree(WHERE, ignore_errors=True)
     rows = [{"name": n, "warmup_steps": w, "kwargs": k, "factors": factors(n, w, k)} for n, w, k in CASES]
@@ -54,6 +76,11 @@ def main() -> None:
     save_json(
         WHERE / "schedules.json",
         {"total_steps": STEPS, "base_rate": BASE_RATE, "notes": notes, "cases": rows, "versions": versions()},
+    )
+    plateau = [{"kwargs": kwargs, "rates": plateau_rates(kwargs)} for kwargs in PLATEAU_CASES]
+    save_json(
+        WHERE / "plateau.json",
+        {"base_rate": BASE_RATE, "metrics": PLATEAU_METRICS, "notes": "rates[i] is the rate after metrics[i]", "cases": plateau},
     )
 
 
