@@ -1,6 +1,24 @@
+import { writeAll, writeAtomically } from "../formats/atomic.ts";
 import { FormatError } from "../formats/errors.ts";
 import { Rng } from "../util/rng.ts";
-import { type JsonlOptions, type LocatedRow, type Row, readJsonArray, readJsonl } from "./jsonl.ts";
+import {
+  type BatchedOptions,
+  type BatchTransform,
+  batchSizeOf,
+  type Columns,
+  checkMapped,
+  type MaybePromise,
+  mapBatch,
+  mapInOrder,
+  removeColumns,
+  renameColumn,
+  toRows,
+} from "./columns.ts";
+import { findDataFiles, type LoadOptions } from "./files.ts";
+import { type JsonlOptions, type LocatedRow, type Row, readJsonl } from "./jsonl.ts";
+import { readRows } from "./read.ts";
+import type { ResponseParts } from "./responses.ts";
+import { parseSplit, sliceRange } from "./split.ts";
 
 export interface SplitOptions {
   /** Share of the rows (between 0 and 1) or number of them (1 and up) for the test set. */
@@ -13,15 +31,21 @@ export interface SplitOptions {
 
 /**
  * Rows in memory, immutable: every method returns a new data set. Rows remember where they came from, so that an error
- * much later can still name file and line.
+ * much later can still name file and line. `StreamingDataset` is the same for what memory does not hold.
+ *
+ *     const dataset = await Dataset.load("train.jsonl");
+ *     const { train, test } = dataset.filter((row) => row.output !== "").trainTestSplit({ testSize: 0.1 });
  */
 export class Dataset<T extends Row = Row> {
   readonly #rows: readonly T[];
   readonly #where: readonly string[];
+  /** Set by `trainOnResponsesOnly`: what of the rows is trained on. */
+  readonly responses: ResponseParts | null;
 
-  private constructor(rows: readonly T[], where: readonly string[]) {
+  private constructor(rows: readonly T[], where: readonly string[], responses: ResponseParts | null = null) {
     this.#rows = rows;
     this.#where = where;
+    this.responses = responses;
   }
 
   static fromList<T extends Row>(rows: Iterable<T>): Dataset<T> {
@@ -32,25 +56,58 @@ export class Dataset<T extends Row = Row> {
     );
   }
 
+  /** Rows by columns, all equally long: `{text: ["a", "b"], label: [0, 1]}`. */
+  static fromColumns(columns: Readonly<Record<string, readonly unknown[]>>): Dataset {
+    return Dataset.fromList(toRows(columns, "columns"));
+  }
+
+  /**
+   * A JSONL, JSON, CSV, TSV or Parquet file, a folder of such files, or a list of them. `split` chooses among a folder's
+   * files by their names, and may take a part: "train[:1000]", "train[10%:]". What is no path goes to `resolve`, which
+   * downloads it. Throws `FormatError` naming file and line.
+   */
+  static async load(source: string | readonly string[], options: LoadOptions = {}): Promise<Dataset> {
+    const slice = parseSplit(options.split);
+    const files = await findDataFiles(source, slice === null ? options : { ...options, split: slice.split });
+    const dataset = await Dataset.fromLocated(readRows(files));
+    if (slice === null) return dataset;
+    const [start, end] = sliceRange(slice, dataset.length);
+    return dataset.skip(start).take(end - start);
+  }
+
   /** One JSON object a line. Several files follow one another. Throws `FormatError` naming file and line. */
   static async fromJsonl(paths: string | readonly string[], options: JsonlOptions = {}): Promise<Dataset> {
     const located: LocatedRow[] = [];
     for (const path of typeof paths === "string" ? [paths] : paths) {
       for await (const row of readJsonl(path, options)) located.push(row);
     }
-    return Dataset.#fromLocated(located);
+    return Dataset.fromLocated(located);
   }
 
-  /** A file that is one JSON array of objects. */
-  static async fromJson(path: string): Promise<Dataset> {
-    return Dataset.#fromLocated(await readJsonArray(path));
+  /** A file that is one JSON array of objects, or JSON Lines. */
+  static fromJson(path: string): Promise<Dataset> {
+    return Dataset.load(path, { format: "json" });
   }
 
-  static #fromLocated(located: readonly LocatedRow[]): Dataset {
-    return new Dataset(
-      located.map(({ row }) => row),
-      located.map(({ where }) => where),
-    );
+  /** A CSV file with a line of column names; all values are strings. */
+  static fromCsv(path: string): Promise<Dataset> {
+    return Dataset.load(path, { format: "csv" });
+  }
+
+  static fromParquet(path: string): Promise<Dataset> {
+    return Dataset.load(path, { format: "parquet" });
+  }
+
+  /** Rows with where they came from. */
+  static async fromLocated<T extends Row>(
+    located: Iterable<LocatedRow & { row: T }> | AsyncIterable<LocatedRow & { row: T }>,
+  ): Promise<Dataset<T>> {
+    const [rows, where]: [T[], string[]] = [[], []];
+    for await (const item of located) {
+      rows.push(item.row);
+      where.push(item.where);
+    }
+    return new Dataset(rows, where);
   }
 
   get length(): number {
@@ -69,6 +126,12 @@ export class Dataset<T extends Row = Row> {
     return this.#rows[this.#check(index)]!;
   }
 
+  /** All values of a column; undefined where a row has none. Throws `RangeError` if no row has it. */
+  column<K extends keyof T & string>(name: K): T[K][] {
+    this.#checkColumns([name]);
+    return this.#rows.map((row) => row[name]);
+  }
+
   /** Where a row came from: "train.jsonl:12", or "row 3" of a list. */
   where(index: number): string {
     return this.#where[this.#check(index)]!;
@@ -83,14 +146,43 @@ export class Dataset<T extends Row = Row> {
     for (let i = 0; i < this.#rows.length; i++) yield { row: this.#rows[i]!, where: this.#where[i]! };
   }
 
-  /** A row for each row; a new one, not the old one changed. */
-  map<U extends Row>(transform: (row: T, index: number) => U): Dataset<U> {
-    return new Dataset(this.#rows.map(transform), this.#where);
+  /**
+   * A row for each row: a new one, not the old one changed (unlike Python's, where fields left out stay; write
+   * `{...row, text}` for that). Functions may be async; they are then called one after the other.
+   * With `batched: true` the function gets columns, of `batchSize` rows, and returns columns, of any number of rows:
+   *
+   *     dataset.map(({ question }) => ({ text: question.map((q) => `Q: ${q}`) }), { batched: true });
+   */
+  map<U extends Row>(transform: (row: T, index: number) => Promise<U>): Promise<Dataset<U>>;
+  map<U extends Row>(transform: (row: T, index: number) => U): Dataset<U>;
+  map<U extends Row = Row>(
+    transform: (columns: Columns<T>, indices: number[]) => Promise<{ readonly [K in keyof U]: readonly U[K][] }>,
+    options: BatchedOptions,
+  ): Promise<Dataset<U>>;
+  map<U extends Row = Row>(
+    transform: (columns: Columns<T>, indices: number[]) => { readonly [K in keyof U]: readonly U[K][] },
+    options: BatchedOptions,
+  ): Dataset<U>;
+  map(
+    transform: (...args: never[]) => unknown,
+    options?: BatchedOptions | { batched?: false },
+  ): MaybePromise<Dataset<Row>> {
+    if (options?.batched) return this.#mapBatches(transform as BatchTransform, batchSizeOf(options));
+    const call = transform as unknown as (row: T, index: number) => MaybePromise<unknown>;
+    const check = (row: unknown, i: number): Row => checkMapped(row, this.#where[i]!);
+    const rows = mapInOrder(this.#rows, (row, i) => {
+      const mapped = call(row, i);
+      return mapped instanceof Promise ? mapped.then((value) => check(value, i)) : check(mapped, i);
+    });
+    return then(rows, (list) => new Dataset(list, this.#where, this.responses));
   }
 
-  filter(keep: (row: T, index: number) => boolean): Dataset<T> {
-    const indices = [...this.#rows.keys()].filter((i) => keep(this.#rows[i]!, i));
-    return this.select(indices);
+  /** The rows a function says yes to. It may be async. */
+  filter(keep: (row: T, index: number) => Promise<boolean>): Promise<Dataset<T>>;
+  filter(keep: (row: T, index: number) => boolean): Dataset<T>;
+  filter(keep: (row: T, index: number) => MaybePromise<boolean>): MaybePromise<Dataset<T>> {
+    const kept = mapInOrder(this.#rows, keep);
+    return then(kept, (list) => this.select([...this.#rows.keys()].filter((i) => list[i])));
   }
 
   /** The rows at these indices, in their order. */
@@ -99,12 +191,46 @@ export class Dataset<T extends Row = Row> {
     return new Dataset(
       checked.map((i) => this.#rows[i]!),
       checked.map((i) => this.#where[i]!),
+      this.responses,
     );
+  }
+
+  /** The first `count` rows, or all where there are fewer. */
+  take(count: number): Dataset<T> {
+    return new Dataset(this.#rows.slice(0, checkCount(count)), this.#where.slice(0, count), this.responses);
+  }
+
+  /** All but the first `count` rows. */
+  skip(count: number): Dataset<T> {
+    return new Dataset(this.#rows.slice(checkCount(count)), this.#where.slice(count), this.responses);
   }
 
   /** In random order; the same for the same seed. */
   shuffle(seed = 42): Dataset<T> {
     return this.select(new Rng(seed).permutation(this.length));
+  }
+
+  /** These rows, then those of the others. */
+  concatenate(...others: readonly Dataset<T>[]): Dataset<T> {
+    const all = [this, ...others];
+    return new Dataset(
+      all.flatMap((dataset) => dataset.#rows),
+      all.flatMap((dataset) => dataset.#where),
+      this.responses,
+    );
+  }
+
+  /** Without these columns. Throws `RangeError` if there is no such column. */
+  removeColumns<K extends keyof T & string>(names: K | readonly K[]): Dataset<Omit<T, K> & Row> {
+    const list: readonly string[] = typeof names === "string" ? [names] : names;
+    this.#checkColumns(list);
+    return this.map((row) => removeColumns(row, list) as Omit<T, K> & Row);
+  }
+
+  /** With another name for a column. Throws where there is no such column, or the new name is taken. */
+  renameColumn(from: keyof T & string, to: string): Dataset {
+    this.#checkColumns([from]);
+    return this.map((row, i) => renameColumn({ row, where: this.#where[i]! }, from, to));
   }
 
   /** Splits in two, both non-empty; a share rounds up for the test set, as in scikit-learn and `datasets`. */
@@ -120,9 +246,58 @@ export class Dataset<T extends Row = Row> {
     return { train: this.select(order.slice(0, cut)), test: this.select(order.slice(cut)) };
   }
 
+  /** Writes one JSON object a line, replacing the file as a whole. */
+  toJsonl(path: string): Promise<void> {
+    return writeAtomically(path, async (file) => {
+      for (let start = 0; start < this.length; start += LINES_A_WRITE) {
+        const lines = this.#rows.slice(start, start + LINES_A_WRITE).map((row) => `${JSON.stringify(row)}\n`);
+        await writeAll(file, Buffer.from(lines.join("")));
+      }
+    });
+  }
+
+  /** See `trainOnResponsesOnly`. */
+  trainOnResponsesOnly(parts: ResponseParts = {}): Dataset<T> {
+    return new Dataset(this.#rows, this.#where, parts);
+  }
+
+  #mapBatches(transform: BatchTransform, size: number): MaybePromise<Dataset<Row>> {
+    const starts = Array.from({ length: Math.ceil(this.length / size) }, (_, i) => i * size);
+    const batches = mapInOrder(starts, (start) => {
+      const located = this.#rows.slice(start, start + size).map((row, i) => ({ row, where: this.#where[start + i]! }));
+      return mapBatch(located, start, transform);
+    });
+    return then(batches, (list) => {
+      const all = list.flat();
+      return new Dataset(
+        all.map(({ row }) => row),
+        all.map(({ where }) => where),
+        this.responses,
+      );
+    });
+  }
+
   #check(index: number): number {
     const positive = index < 0 ? index + this.length : index;
     if (Number.isInteger(index) && positive >= 0 && positive < this.length) return positive;
     throw new RangeError(`row: found index ${index}; expected an integer below ${this.length}, the number of rows`);
   }
+
+  #checkColumns(names: readonly string[]): void {
+    if (this.length === 0) return;
+    const known = this.columnNames;
+    const missing = names.find((name) => !known.includes(name));
+    if (missing !== undefined) throw new RangeError(`column: found "${missing}"; expected one of ${known.join(", ")}`);
+  }
+}
+
+const LINES_A_WRITE = 1000;
+
+function then<A, B>(value: MaybePromise<A>, next: (value: A) => B): MaybePromise<B> {
+  return value instanceof Promise ? value.then(next) : next(value);
+}
+
+export function checkCount(count: number): number {
+  if (Number.isInteger(count) && count >= 0) return count;
+  throw new RangeError(`count: found ${count}; expected a non-negative integer`);
 }
