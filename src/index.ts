@@ -11,6 +11,7 @@ export { Dataset } from "./data/index.ts";
 export { promptIds } from "./generate/chat.ts";
 export { type Generated, type GenerateOptions, generate } from "./generate/index.ts";
 export { drawMemory } from "./graph/draw.ts";
+export * from "./hub/index.ts";
 export { loadModel } from "./models/load/load.ts";
 export { createRandomModel } from "./models/load/random.ts";
 export { CausalLM } from "./models/model.ts";

@@ -1,5 +1,5 @@
-import { existsSync, readFileSync, statSync } from "node:fs";
-import { join, resolve } from "node:path";
+import { existsSync, statSync } from "node:fs";
+import { join } from "node:path";
 import { z } from "zod";
 import type { Backend } from "../backends/backend.ts";
 import { openCpuBackend } from "../backends/cpu/backend.ts";
@@ -11,9 +11,13 @@ import { type GetPeftModelOptions, getPeftModel, PeftModel } from "../peft/index
 import { tokenizerFromGguf } from "../tokenizer/gguf-tokenizer.ts";
 import { Tokenizer } from "../tokenizer/index.ts";
 import { parseOptions } from "../util/options.ts";
+import { isAdapterFolder, type LocateOptions, locateBase, locateModel } from "./locate.ts";
 
 const schema = z.strictObject({
-  /** A Hugging Face folder, a .gguf file, or a folder with an adapter (its base model is loaded with it). */
+  /**
+   * A Hugging Face folder, a .gguf file, a folder with an adapter (its base model is loaded with it), or the id of one of
+   * these on the Hugging Face hub: organisation/name, or organisation/name:file for a GGUF file.
+   */
   modelName: z.string().min(1),
   /** Longest sequence to train on. */
   maxSeqLength: z.number().int().positive().default(2048),
@@ -25,12 +29,22 @@ const schema = z.strictObject({
   fullFinetuning: z.boolean().default(false),
   /** Threads of the CPU backend; all when left out. */
   threads: z.number().int().positive().optional(),
+  /** Branch, tag or commit of a model of the hub. */
+  revision: z.string().min(1).optional(),
+  /** Access token for the hub; HF_TOKEN when left out, null: none. */
+  token: z.string().nullable().optional(),
+  /** Hugging Face's cache; HF_HUB_CACHE when left out. */
+  cacheDir: z.string().min(1).optional(),
+  /** Use what is in the cache, contact nothing. */
+  localFilesOnly: z.boolean().optional(),
 });
 
 export interface FromPretrainedOptions extends z.input<typeof schema> {
   /** Where to put the model; a CPU backend of its own when left out. */
   readonly backend?: Backend;
   readonly onProgress?: (progress: LoadProgress) => void;
+  /** Told how far a download from the hub is; when left out, a line on stderr shows it. */
+  readonly onDownload?: LocateOptions["onDownload"];
 }
 
 /** The model and what turns text into its tokens. */
@@ -43,7 +57,8 @@ export interface Loaded<M> {
 export const FastLanguageModel = {
   /**
    * Load a model, in 4 bits unless told otherwise, and its tokenizer. A folder with adapter_config.json gives a PeftModel,
-   * anything else a CausalLM. Throws FormatError, ConfigError or MemoryPlanError saying what is wrong and what would work.
+   * anything else a CausalLM. Throws HubError, FormatError, ConfigError or MemoryPlanError saying what is wrong and what
+   * would work.
    */
   async fromPretrained(
     options: FromPretrainedOptions | Readonly<Record<string, unknown>>,
@@ -79,16 +94,18 @@ export function isBfloat16Supported(): boolean {
 async function load(
   given: FromPretrainedOptions | Readonly<Record<string, unknown>>,
 ): Promise<Loaded<CausalLM | PeftModel>> {
-  const { backend: ownBackend, onProgress, ...rest } = given as FromPretrainedOptions;
+  const { backend: ownBackend, onProgress, onDownload, ...rest } = given as FromPretrainedOptions;
   const options = parseOptions("fromPretrained", schema, rest);
-  const path = localPath(options.modelName);
-  const adapterFile = join(path, "adapter_config.json");
-  const adapterOnly = existsSync(adapterFile) && !existsSync(join(path, "config.json"));
-  const base = adapterOnly ? baseOf(adapterFile) : path;
+  const { revision, token, cacheDir, localFilesOnly: offline } = options;
+  const hub = { revision, token, cacheDir, offline, onDownload };
+  const located = await locateModel(options.modelName, hub);
+  const adapter = isAdapterFolder(located.path) ? located.path : null;
+  const base = adapter ? await locateBase(adapter, hub) : located;
   const backend = ownBackend ?? (await openCpuBackend({ threads: options.threads }));
   try {
     const model = await loadModel({
-      path: base,
+      path: base.path,
+      nameOrPath: base.nameOrPath,
       backend,
       dtype: options.dtype,
       loadIn4bit: options.loadIn4bit ?? !options.fullFinetuning,
@@ -96,33 +113,16 @@ async function load(
       ...(onProgress && { onProgress }),
     });
     model.maxSeqLength = options.maxSeqLength;
-    const tokenizer = await loadTokenizer(adapterOnly && existsSync(join(path, "tokenizer.json")) ? path : base);
+    const ownTokenizer = adapter !== null && existsSync(join(adapter, "tokenizer.json"));
+    const tokenizer = await loadTokenizer(ownTokenizer ? adapter : base.path);
     return {
-      model: adapterOnly ? await PeftModel.fromPretrained(model, path, { isTrainable: true }) : model,
+      model: adapter ? await PeftModel.fromPretrained(model, adapter, { isTrainable: true }) : model,
       tokenizer,
     };
   } catch (error) {
     if (!ownBackend) backend.dispose();
     throw error;
   }
-}
-
-function localPath(modelName: string): string {
-  const path = resolve(modelName);
-  if (existsSync(path)) return path;
-  const hub = /^[\w.-]+\/[\w.-]+$/.test(modelName)
-    ? " If it is a model id of the Hugging Face hub: downloading is not supported yet; give the folder of a copy on disk."
-    : "";
-  throw new Error(`modelName: there is no file or folder "${modelName}" (looked at ${path}).${hub}`);
-}
-
-function baseOf(adapterFile: string): string {
-  const config = JSON.parse(readFileSync(adapterFile, "utf8")) as { base_model_name_or_path?: unknown };
-  const base = config.base_model_name_or_path;
-  if (typeof base !== "string" || base === "") {
-    throw new Error(`${adapterFile}: base_model_name_or_path must name the base model, found ${JSON.stringify(base)}`);
-  }
-  return localPath(base);
 }
 
 /** The tokenizer of a model folder or GGUF file. */

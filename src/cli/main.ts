@@ -1,25 +1,14 @@
 #!/usr/bin/env node
-import { readFileSync } from "node:fs";
-import { Command } from "commander";
-import { generateCommand } from "./generate.ts";
-import { trainCommand } from "./train.ts";
+import { errorText, exitCodeOf } from "./exit.ts";
+import { createProgram } from "./program.ts";
 
-const { version } = JSON.parse(readFileSync(new URL("../../package.json", import.meta.url), "utf8")) as {
-  version: string;
-};
-
-const program = new Command("unsloth")
-  .description("Fine-tune open LLMs with LoRA and QLoRA")
-  .version(version)
-  .showSuggestionAfterError()
-  .addCommand(trainCommand())
-  .addCommand(generateCommand());
+// A reader that has seen enough (`| head`) is no error.
+process.stdout.on("error", (error: NodeJS.ErrnoException) => process.exit(error.code === "EPIPE" ? 0 : 1));
 
 try {
-  await program.parseAsync();
+  await createProgram().parseAsync();
 } catch (error) {
-  // The message is made for people; the stack is for us.
-  const text = error instanceof Error ? (process.env.UNSLOTH_DEBUG ? error.stack : error.message) : String(error);
-  process.stderr.write(`unsloth: ${text}\n`);
-  process.exitCode = 1;
+  const text = errorText(error, Boolean(process.env.UNSLOTH_DEBUG));
+  if (text !== null) process.stderr.write(text);
+  process.exitCode = exitCodeOf(error);
 }

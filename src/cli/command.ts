@@ -1,0 +1,65 @@
+import { Command, Option, type ParseOptionsResult } from "commander";
+
+/** A flag that is true alone, and takes true, false, or a word that `takes` accepts. */
+export class BooleanOption extends Option {
+  readonly takes: (word: string) => boolean;
+
+  constructor(flags: string, description?: string, takes: (word: string) => boolean = () => false) {
+    super(`${flags} [true|false]`, description);
+    this.takes = (word) => word === "true" || word === "false" || takes(word);
+  }
+}
+
+/**
+ * A command that throws instead of ending the process, and takes its flags in any spelling: --max-steps, --max_steps,
+ * --maxSteps; --packing, --packing false, --no-packing.
+ */
+export class CliCommand extends Command {
+  constructor(name?: string) {
+    super(name);
+    this.exitOverride();
+    this.showHelpAfterError("(--help lists what there is)");
+    this.configureOutput({ outputError: (text, write) => write(text.replace(/^error: /, "unsloth: ")) });
+    this.configureHelp({ showGlobalOptions: false });
+  }
+
+  override createCommand(name?: string): CliCommand {
+    return new CliCommand(name);
+  }
+
+  override parseOptions(argv: string[]): ParseOptionsResult {
+    return super.parseOptions(respell(argv, this.options));
+  }
+}
+
+const squashed = (flag: string): string => flag.replace(/[-_]/g, "").toLowerCase();
+
+/** `argv` with the flags among `options` as these are declared, and their values left alone. */
+export function respell(argv: readonly string[], options: readonly Option[]): string[] {
+  const byName = new Map(options.map((option) => [squashed(option.long ?? ""), option]));
+  const result: string[] = [];
+  for (let i = 0; i < argv.length; i++) {
+    const token = argv[i]!;
+    if (token === "--") return [...result, ...argv.slice(i)];
+    if (!token.startsWith("--")) {
+      result.push(token);
+      continue;
+    }
+    const equals = token.indexOf("=");
+    const name = squashed(equals < 0 ? token : token.slice(0, equals));
+    const option = byName.get(name);
+    const negated = name.startsWith("no") ? byName.get(name.slice(2)) : undefined;
+    const next = argv[i + 1];
+    if (option && equals >= 0) result.push(`${option.long}${token.slice(equals)}`);
+    else if (option instanceof BooleanOption) {
+      const taken = next !== undefined && option.takes(next);
+      result.push(`${option.long}=${taken ? next : "true"}`);
+      if (taken) i++;
+    } else if (option) {
+      result.push(option.long!);
+      if (option.required && next !== undefined) result.push(argv[++i]!);
+    } else if (negated instanceof BooleanOption) result.push(`${negated.long}=false`);
+    else result.push(token);
+  }
+  return result;
+}

@@ -1,0 +1,21 @@
+import { CommanderError } from "commander";
+import { OptionError } from "../util/options.ts";
+
+/** What was typed, or a configuration file, is wrong: exit code 2. */
+export class UsageError extends Error {
+  override readonly name = "UsageError";
+}
+
+/** The process's exit code for an error: 2 when the command was given wrongly, 1 when it could not be done. */
+export function exitCodeOf(error: unknown): 0 | 1 | 2 {
+  if (error instanceof CommanderError) return error.exitCode === 0 ? 0 : 2;
+  return error instanceof UsageError || error instanceof OptionError ? 2 : 1;
+}
+
+/** What to print for an error: its message, made for people; the stack only when UNSLOTH_DEBUG is set. */
+export function errorText(error: unknown, debug: boolean): string | null {
+  // Commander has printed its own, or it was --help.
+  if (error instanceof CommanderError) return null;
+  if (!(error instanceof Error)) return `unsloth: ${String(error)}\n`;
+  return `unsloth: ${debug ? (error.stack ?? error.message) : error.message}\n`;
+}

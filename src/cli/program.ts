@@ -1,0 +1,21 @@
+import { readFileSync } from "node:fs";
+import { CliCommand } from "./command.ts";
+import { generateCommand } from "./generate.ts";
+import { hubCommand } from "./hub.ts";
+import { trainCommand } from "./train.ts";
+
+/** This package's version. */
+export const VERSION = (
+  JSON.parse(readFileSync(new URL("../../package.json", import.meta.url), "utf8")) as { version: string }
+).version;
+
+/** The whole command line. */
+export function createProgram(): CliCommand {
+  const program = new CliCommand("unsloth")
+    .description("Fine-tune open LLMs with LoRA and QLoRA")
+    .version(VERSION)
+    .addCommand(trainCommand())
+    .addCommand(generateCommand())
+    .addCommand(hubCommand());
+  return program as CliCommand;
+}
