@@ -60,8 +60,13 @@ function measure(command, args, env) {
 const contenders = {
   "this project": () => measure(process.execPath, [join(here, "ours-cpu.mjs"), ...common]),
   "this project, NF4": () => measure(process.execPath, [join(here, "ours-cpu.mjs"), ...common, "--load-in-4bit"]),
-  "this project, checkpointing": () => measure(process.execPath, [join(here, "ours-cpu.mjs"), ...common, "--checkpointing", "true"]),
-  "transformers + peft": () => measure(o.python, [join(here, "peft_cpu.py"), ...common], { OPENBLAS_CORETYPE: undefined, OPENBLAS_L2_SIZE: undefined }),
+  "this project, checkpointing": () =>
+    measure(process.execPath, [join(here, "ours-cpu.mjs"), ...common, "--checkpointing", "true"]),
+  "transformers + peft": () =>
+    measure(o.python, [join(here, "peft_cpu.py"), ...common], {
+      OPENBLAS_CORETYPE: undefined,
+      OPENBLAS_L2_SIZE: undefined,
+    }),
 };
 const results = Object.fromEntries(Object.keys(contenders).map((name) => [name, []]));
 for (let round = 0; round < Number(o.rounds); round++) {
@@ -83,8 +88,12 @@ const rows = Object.entries(results)
   }));
 const rival = rows.find((row) => row.name === "transformers + peft");
 const ratio = (a, b) => (b === undefined ? "" : ` (${(a / b).toFixed(2)}×)`);
-console.log(`${cpus()[0].model}, ${o.threads} threads, Node ${process.version}; SmolLM2-135M shapes, 4×512 tokens, LoRA r 16 on all linears`);
-console.log("| | tokens/s | peak resident MiB | start to first step, s | first loss |\n| --- | ---: | ---: | ---: | ---: |");
+console.log(
+  `${cpus()[0].model}, ${o.threads} threads, Node ${process.version}; SmolLM2-135M shapes, 4×512 tokens, LoRA r 16 on all linears`,
+);
+console.log(
+  "| | tokens/s | peak resident MiB | start to first step, s | first loss |\n| --- | ---: | ---: | ---: | ---: |",
+);
 for (const row of rows) {
   const cells = [
     `${row.tokensPerSecond.toFixed(0)}${ratio(row.tokensPerSecond, rival?.tokensPerSecond)}`,
@@ -94,4 +103,17 @@ for (const row of rows) {
   ];
   console.log(`| ${row.name} | ${cells.join(" | ")} |`);
 }
-if (o.json) writeFileSync(o.json, JSON.stringify({ results, rows, machine: cpus()[0].model, commit: execFileSync("git", ["rev-parse", "HEAD"], { encoding: "utf8" }).trim() }, null, 2));
+if (o.json)
+  writeFileSync(
+    o.json,
+    JSON.stringify(
+      {
+        results,
+        rows,
+        machine: cpus()[0].model,
+        commit: execFileSync("git", ["rev-parse", "HEAD"], { encoding: "utf8" }).trim(),
+      },
+      null,
+      2,
+    ),
+  );

@@ -37,26 +37,42 @@ const rows = Array.from({ length: batch }, () => {
   return [{ inputIds, labels: inputIds }];
 });
 const packed = collate(rows);
-const source = { length: batch * steps, *batches() { for (let i = 0; i < steps; i++) yield packed; } };
+const source = {
+  length: batch * steps,
+  *batches() {
+    for (let i = 0; i < steps; i++) yield packed;
+  },
+};
 
 const seconds = [];
 let last = performance.now();
 let first = null;
 const losses = [];
 const timer = {
-  onTrainBegin() { last = performance.now(); },
+  onTrainBegin() {
+    last = performance.now();
+  },
   onStepEnd() {
     const now = performance.now();
     first ??= Date.now() / 1000 - processStart;
     seconds.push((now - last) / 1000);
     last = now;
   },
-  onLog(_, row) { if (row.loss !== undefined) losses.push(row.loss); },
+  onLog(_, row) {
+    if (row.loss !== undefined) losses.push(row.loss);
+  },
 };
 const trainer = new Trainer({
   model: asTrainable(model),
   train: source,
-  args: { perDeviceTrainBatchSize: batch, maxSteps: steps, learningRate: 2e-4, loggingSteps: 1, saveStrategy: "no", disableTqdm: true },
+  args: {
+    perDeviceTrainBatchSize: batch,
+    maxSteps: steps,
+    learningRate: 2e-4,
+    loggingSteps: 1,
+    saveStrategy: "no",
+    disableTqdm: true,
+  },
   callbacks: [timer],
   maxPositions: length,
 });
@@ -65,30 +81,41 @@ await trainer.train();
 const sorted = seconds.slice(1).sort((a, b) => a - b);
 const median = sorted[sorted.length >> 1];
 const peak = Number(/VmHWM:\s+(\d+)/.exec(readFileSync("/proc/self/status", "utf8"))?.[1] ?? Number.NaN) * 1024;
-console.log(JSON.stringify({
-  name: "unsloth (this project)",
-  backend: backend.description,
-  threads: Number(o.threads),
-  tokensPerSecond: (batch * length) / median,
-  peakBytes: peak,
-  firstStepSeconds: first,
-  stepSeconds: seconds,
-  losses,
-  plannedArenaBytes: planned.arenaBytes,
-  weightBytes: base.parameterBytes,
-}));
+console.log(
+  JSON.stringify({
+    name: "unsloth (this project)",
+    backend: backend.description,
+    threads: Number(o.threads),
+    tokensPerSecond: (batch * length) / median,
+    peakBytes: peak,
+    firstStepSeconds: first,
+    stepSeconds: seconds,
+    losses,
+    plannedArenaBytes: planned.arenaBytes,
+    weightBytes: base.parameterBytes,
+  }),
+);
 if (o.profile) {
   const { collate: _ } = await import("../dist/data/index.js");
   const executable = backend.compile(planned);
   const timings = new Float64Array(planned.steps.length);
-  const inputs = { ids: packed.inputIds, positions: packed.positions, seqStart: packed.seqStart, seqEnd: packed.seqEnd, labels: packed.labels, lossScale: Float32Array.of(1), seed: new Uint32Array(2) };
+  const inputs = {
+    ids: packed.inputIds,
+    positions: packed.positions,
+    seqStart: packed.seqStart,
+    seqEnd: packed.seqEnd,
+    labels: packed.labels,
+    lossScale: Float32Array.of(1),
+    seed: new Uint32Array(2),
+  };
   await executable.execute(inputs, { timings });
   const byOp = new Map();
   planned.steps.forEach((node, i) => {
     const a = node.attrs;
-    const key = node.op.name === "matmul"
-      ? `matmul ${a.transA ? "T" : "N"}${a.transB ? "T" : "N"} ${node.outputs[0].shape}·${a.transA ? node.inputs[0].shape[0] : node.inputs[0].shape[1]}${node.inputs[4] ? "+r" : ""}`
-      : node.op.name;
+    const key =
+      node.op.name === "matmul"
+        ? `matmul ${a.transA ? "T" : "N"}${a.transB ? "T" : "N"} ${node.outputs[0].shape}·${a.transA ? node.inputs[0].shape[0] : node.inputs[0].shape[1]}${node.inputs[4] ? "+r" : ""}`
+        : node.op.name;
     const entry = byOp.get(key) ?? { ms: 0, calls: 0, flops: 0 };
     entry.ms += timings[i] / 1e6;
     entry.calls++;
@@ -96,7 +123,9 @@ if (o.profile) {
     byOp.set(key, entry);
   });
   for (const [key, { ms, calls, flops }] of [...byOp].sort((a, b) => b[1].ms - a[1].ms)) {
-    console.error(`${ms.toFixed(1).padStart(8)} ms ${String(calls).padStart(5)} calls ${(flops / ms / 1e6).toFixed(1).padStart(7)} GFLOP/s  ${key}`);
+    console.error(
+      `${ms.toFixed(1).padStart(8)} ms ${String(calls).padStart(5)} calls ${(flops / ms / 1e6).toFixed(1).padStart(7)} GFLOP/s  ${key}`,
+    );
   }
 }
 backend.dispose();

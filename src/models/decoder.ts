@@ -27,6 +27,8 @@ export interface DecoderTraceOptions {
   readonly seed?: Value | null;
   /** Positions that may occur: the rotary table's length. */
   readonly maxPositions: number;
+  /** What becomes of the embeddings before the first layer (NEFTune adds noise). */
+  readonly mapEmbeddings?: (embeddings: Value) => Value;
   /** Leave the adapter out (the reference model of preference training). */
   readonly withoutAdapter?: boolean;
 }
@@ -62,7 +64,8 @@ export class DecoderTrace {
   /** Hidden states with attention done by `attend`. */
   run(tokens: Pick<TokenInputs, "ids" | "positions">, attend: Attend): Value {
     const { config } = this.model;
-    let h = this.graph.scope("embed_tokens", () => this.embed(tokens.ids));
+    const { mapEmbeddings = (embeddings: Value): Value => embeddings } = this.options;
+    let h = this.graph.scope("embed_tokens", () => mapEmbeddings(this.embed(tokens.ids)));
     for (let layer = 0; layer < config.layers; layer++) {
       this.graph.boundary(h);
       h = this.graph.scope(`layers.${layer}`, () => this.layer(layer, h, tokens.positions, attend));
