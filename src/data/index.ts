@@ -1,20 +1,21 @@
 export { type Batch, bucketLength, collate, IGNORE_INDEX, type TokenizedRow } from "./collate.ts";
+export type { BatchedOptions, Columns } from "./columns.ts";
 export { Dataset, type SplitOptions } from "./dataset.ts";
+export type { DataFormat, DatasetResolver, LoadOptions } from "./files.ts";
 export { type JsonlOptions, type LocatedRow, type Row, readJsonArray, readJsonl } from "./jsonl.ts";
 export {
   PACKING_STRATEGIES,
   type PackingOptions,
   type PackingReport,
   type PackingStrategy,
+  PackPlan,
   pack,
+  planPacks,
 } from "./packing.ts";
 export { type Example, readExample } from "./recipe-kinds.ts";
-export {
-  countTargets,
-  type RecipeOptions,
-  type RecipeReport,
-  type TrainOn,
-  tokenizeRow,
-  tokenizeRows,
-} from "./recipes.ts";
+export { countTargets, type RecipeReport } from "./recipe-report.ts";
+export { type RecipeOptions, type TrainOn, tokenizeRow, tokenizeRows } from "./recipes.ts";
+export type { ResponseParts } from "./responses.ts";
+export { memoryStore, type PackedRows, packedRows, type RowStore } from "./row-store.ts";
 export { Sampler, type SamplerOptions, type SamplerState } from "./sampler.ts";
+export { type ShuffleOptions, StreamingDataset } from "./streaming.ts";

@@ -30,94 +30,148 @@ export interface PackingReport {
   efficiency: number;
 }
 
+/** Tokens [start, end) of a sequence, given by its index. */
+export interface PackPart {
+  sequence: number;
+  start: number;
+  end: number;
+}
+
+/** Which parts of which sequences make each packed row; 12 bytes a part. */
+export class PackPlan {
+  /** sequence, start, end of each part. */
+  #parts = new Int32Array(3 * 1024);
+  #count = 0;
+  /** Of each row, one past its last part. */
+  readonly #ends: number[] = [];
+
+  /** Packed rows. */
+  get length(): number {
+    return this.#ends.length;
+  }
+
+  /** Tokens of a row. */
+  lengthOf(row: number): number {
+    return this.parts(row).reduce((sum, { start, end }) => sum + end - start, 0);
+  }
+
+  parts(row: number): PackPart[] {
+    const end = this.#ends[row];
+    if (end === undefined) throw new RangeError(`packed row: found index ${row}; expected one below ${this.length}`);
+    const parts: PackPart[] = [];
+    for (let at = 3 * (this.#ends[row - 1] ?? 0); at < 3 * end; at += 3) {
+      parts.push({ sequence: this.#parts[at]!, start: this.#parts[at + 1]!, end: this.#parts[at + 2]! });
+    }
+    return parts;
+  }
+
+  push(parts: readonly PackPart[]): void {
+    for (const { sequence, start, end } of parts) {
+      const at = 3 * this.#count++;
+      if (at === this.#parts.length) {
+        const larger = new Int32Array(2 * at);
+        larger.set(this.#parts);
+        this.#parts = larger;
+      }
+      this.#parts.set([sequence, start, end], at);
+    }
+    this.#ends.push(this.#count);
+  }
+}
+
 /**
- * Packs sequences into rows of at most `maxSeqLength` tokens; `collate` takes the rows. The parts of a row stay separate
- * sequences, which do not attend to one another (under `wrapped` too, where TRL lets them), and the label of each one's
- * first token is −100.
+ * Packs sequences, of which only the lengths are needed, into rows of at most `maxSeqLength` tokens. The parts of a row
+ * stay separate sequences, which do not attend to one another (under `wrapped` too, where TRL lets them).
  */
+export function planPacks(
+  lengths: ArrayLike<number>,
+  options: PackingOptions,
+): { plan: PackPlan; report: PackingReport } {
+  const { maxSeqLength, strategy = "bfd", batchRows = 1000 } = options;
+  checkPositive("maxSeqLength", maxSeqLength);
+  checkPositive("batchRows", batchRows);
+  if (!PACKING_STRATEGIES.includes(strategy)) {
+    throw new RangeError(`packing strategy: found "${strategy}"; expected one of ${PACKING_STRATEGIES.join(", ")}`);
+  }
+  const report: PackingReport = {
+    sequences: lengths.length,
+    packs: 0,
+    tokens: 0,
+    truncated: 0,
+    tokensCut: 0,
+    efficiency: 0,
+  };
+  const plan = new PackPlan();
+  for (let first = 0; first < lengths.length; first += batchRows) {
+    const batch: PackPart[] = [];
+    for (let i = first; i < Math.min(first + batchRows, lengths.length); i++) {
+      const length = lengths[i]!;
+      const kept = strategy === "bfd" ? Math.min(length, maxSeqLength) : length;
+      if (kept < length) report.truncated++;
+      report.tokensCut += length - kept;
+      report.tokens += kept;
+      if (kept > 0) batch.push({ sequence: i, start: 0, end: kept });
+    }
+    for (const row of strategy === "wrapped" ? wrap(batch, maxSeqLength) : fit(batch, maxSeqLength)) plan.push(row);
+  }
+  report.packs = plan.length;
+  report.efficiency = plan.length === 0 ? 0 : report.tokens / (plan.length * maxSeqLength);
+  return { plan, report };
+}
+
+/** As `planPacks`, with the rows: `collate` takes them. The label of each part's first token is −100. */
 export function pack(
   sequences: Iterable<TokenizedRow>,
   options: PackingOptions,
 ): { packs: TokenizedRow[][]; report: PackingReport } {
-  const { maxSeqLength, strategy = "bfd", batchRows = 1000 } = options;
-  if (!Number.isInteger(maxSeqLength) || maxSeqLength < 1) {
-    throw new RangeError(`maxSeqLength: found ${maxSeqLength}; expected a positive integer`);
-  }
-  if (!Number.isInteger(batchRows) || batchRows < 1) {
-    throw new RangeError(`batchRows: found ${batchRows}; expected a positive integer`);
-  }
-  const report: PackingReport = { sequences: 0, packs: 0, tokens: 0, truncated: 0, tokensCut: 0, efficiency: 0 };
-  const packs: TokenizedRow[][] = [];
-  let batch: TokenizedRow[] = [];
-  const packBatch = (): void => {
-    const sequences = batch.filter(({ inputIds }) => inputIds.length > 0);
-    const rows = packOne(sequences, maxSeqLength, strategy, report);
-    for (const row of rows) packs.push(row.map(withoutFirstLabel));
-    batch = [];
-  };
-  for (const sequence of sequences) {
-    report.sequences++;
-    batch.push(sequence);
-    if (batch.length === batchRows) packBatch();
-  }
-  if (batch.length > 0) packBatch();
-  report.packs = packs.length;
-  for (const row of packs) for (const { inputIds } of row) report.tokens += inputIds.length;
-  report.efficiency = packs.length === 0 ? 0 : report.tokens / (packs.length * maxSeqLength);
-  return { packs, report };
+  const list = [...sequences];
+  const lengths = list.map(({ inputIds }) => inputIds.length);
+  const { plan, report } = planPacks(lengths, options);
+  const rowOf = (sequence: number): TokenizedRow => list[sequence]!;
+  return { packs: Array.from({ length: plan.length }, (_, i) => packedRow(plan, i, rowOf)), report };
 }
 
-function packOne(
-  batch: readonly TokenizedRow[],
-  maxSeqLength: number,
-  strategy: PackingStrategy,
-  report: PackingReport,
-): TokenizedRow[][] {
-  switch (strategy) {
-    case "wrapped":
-      return wrap(batch, maxSeqLength);
-    case "bfd_split":
-      return bestFitDecreasing(
-        batch.flatMap((sequence) => cut(sequence, maxSeqLength)),
-        maxSeqLength,
-      );
-    case "bfd":
-      return bestFitDecreasing(
-        batch.map((sequence) => {
-          const excess = sequence.inputIds.length - maxSeqLength;
-          if (excess <= 0) return sequence;
-          report.truncated++;
-          report.tokensCut += excess;
-          return slice(sequence, 0, maxSeqLength);
-        }),
-        maxSeqLength,
-      );
-    default:
-      throw new RangeError(`packing strategy: found "${strategy}"; expected one of ${PACKING_STRATEGIES.join(", ")}`);
-  }
+/** A packed row: views of its sequences. The label of each part's first token is −100. */
+export function packedRow(plan: PackPlan, row: number, rowOf: (sequence: number) => TokenizedRow): TokenizedRow[] {
+  return plan.parts(row).map(({ sequence, start, end }) => {
+    const { inputIds, labels } = rowOf(sequence);
+    return withoutFirstLabel({ inputIds: inputIds.subarray(start, end), labels: labels.subarray(start, end) });
+  });
+}
+
+/** Best fit decreasing, after cutting what is too long. */
+function fit(parts: readonly PackPart[], maxSeqLength: number): PackPart[][] {
+  return bestFitDecreasing(
+    parts.flatMap((part) => cut(part, maxSeqLength)),
+    maxSeqLength,
+  );
 }
 
 /** Rows in the order they were opened; among rows with equal room, the one that has had it longest is filled. */
-function bestFitDecreasing(sequences: readonly TokenizedRow[], maxSeqLength: number): TokenizedRow[][] {
-  const order = sequences.toSorted((a, b) => b.inputIds.length - a.inputIds.length);
-  const rows: TokenizedRow[][] = [];
-  const byRoom: TokenizedRow[][][] = Array.from({ length: maxSeqLength + 1 }, () => []);
+function bestFitDecreasing(parts: readonly PackPart[], maxSeqLength: number): PackPart[][] {
+  const order = parts.toSorted((a, b) => b.end - b.start - (a.end - a.start));
+  const rows: PackPart[][] = [];
+  const byRoom = new Map<number, PackPart[][]>();
   const rooms = new RoomSet(maxSeqLength);
-  for (const sequence of order) {
-    const length = sequence.inputIds.length;
+  for (const part of order) {
+    const length = part.end - part.start;
     const room = rooms.atLeast(length);
-    let row: TokenizedRow[];
+    let row: PackPart[];
     if (room === -1) {
       row = [];
       rows.push(row);
     } else {
-      row = byRoom[room]!.shift()!;
-      if (byRoom[room]!.length === 0) rooms.delete(room);
+      const open = byRoom.get(room)!;
+      row = open.shift()!;
+      if (open.length === 0) rooms.delete(room);
     }
-    row.push(sequence);
+    row.push(part);
     const left = (room === -1 ? maxSeqLength : room) - length;
-    byRoom[left]!.push(row);
-    if (left > 0) rooms.add(left);
+    if (left === 0) continue;
+    const open = byRoom.get(left);
+    if (open === undefined) byRoom.set(left, [row]);
+    else open.push(row);
+    rooms.add(left);
   }
   return rows;
 }
@@ -150,35 +204,30 @@ class RoomSet {
   }
 }
 
-function wrap(sequences: readonly TokenizedRow[], maxSeqLength: number): TokenizedRow[][] {
-  const rows: TokenizedRow[][] = [];
+function wrap(parts: readonly PackPart[], maxSeqLength: number): PackPart[][] {
+  const rows: PackPart[][] = [];
   let room = 0;
-  for (const sequence of sequences) {
-    for (let at = 0; at < sequence.inputIds.length; ) {
+  for (const { sequence, end } of parts) {
+    for (let start = 0; start < end; ) {
       if (room === 0) {
         rows.push([]);
         room = maxSeqLength;
       }
-      const part = slice(sequence, at, at + room);
-      rows.at(-1)!.push(part);
-      at += part.inputIds.length;
-      room -= part.inputIds.length;
+      const stop = Math.min(end, start + room);
+      rows.at(-1)!.push({ sequence, start, end: stop });
+      room -= stop - start;
+      start = stop;
     }
   }
   return rows;
 }
 
-function cut(sequence: TokenizedRow, maxSeqLength: number): TokenizedRow[] {
-  const parts: TokenizedRow[] = [];
-  for (let at = 0; at < sequence.inputIds.length; at += maxSeqLength) {
-    parts.push(slice(sequence, at, at + maxSeqLength));
+function cut({ sequence, end }: PackPart, maxSeqLength: number): PackPart[] {
+  const parts: PackPart[] = [];
+  for (let start = 0; start < end; start += maxSeqLength) {
+    parts.push({ sequence, start, end: Math.min(end, start + maxSeqLength) });
   }
   return parts;
-}
-
-/** A view, not a copy. */
-function slice({ inputIds, labels }: TokenizedRow, start: number, end: number): TokenizedRow {
-  return { inputIds: inputIds.subarray(start, end), labels: labels.subarray(start, end) };
 }
 
 function withoutFirstLabel({ inputIds, labels }: TokenizedRow): TokenizedRow {
@@ -186,4 +235,9 @@ function withoutFirstLabel({ inputIds, labels }: TokenizedRow): TokenizedRow {
   const masked = labels.slice();
   masked[0] = IGNORE_INDEX;
   return { inputIds, labels: masked };
+}
+
+function checkPositive(name: string, value: number): void {
+  if (Number.isInteger(value) && value > 0) return;
+  throw new RangeError(`${name}: found ${value}; expected a positive integer`);
 }

@@ -92,18 +92,36 @@ function text({ row, where }: LocatedRow, field: string): string {
   throw new FormatError({ file: where, field, found: show(value), expected: "a string" });
 }
 
-/** A list of messages, either as role and content or as ShareGPT's from and value. */
-function messages(located: LocatedRow, field: string): ChatMessage[] {
+/**
+ * A list of messages, either as role and content or as ShareGPT's from and value; `aliases` are further names of roles.
+ * Throws `FormatError` naming row and field.
+ */
+export function messages(
+  located: LocatedRow,
+  field: string,
+  aliases: Readonly<Record<string, string>> = {},
+): ChatMessage[] {
   const { row, where } = located;
-  const list = row[field];
+  const list = parsedList(row[field]);
   if (!Array.isArray(list) || list.length === 0) {
     const expected = 'a non-empty array of {"role", "content"}';
     throw new FormatError({ file: where, field, found: show(list), expected });
   }
-  return list.map((item: unknown, i) => message(item, `${field}[${i}]`, where));
+  const roles = { ...ROLES, ...aliases };
+  return list.map((item: unknown, i) => message(item, `${field}[${i}]`, where, roles));
 }
 
-function message(value: unknown, field: string, where: string): ChatMessage {
+/** CSV has no lists: there a conversation is JSON text. */
+function parsedList(value: unknown): unknown {
+  if (typeof value !== "string" || !value.trimStart().startsWith("[")) return value;
+  try {
+    return JSON.parse(value);
+  } catch {
+    return value;
+  }
+}
+
+function message(value: unknown, field: string, where: string, roles: Readonly<Record<string, string>>): ChatMessage {
   const fail = (at: string, found: unknown, expected: string): never => {
     throw new FormatError({ file: where, field: at, found: show(found), expected });
   };
@@ -118,11 +136,11 @@ function message(value: unknown, field: string, where: string): ChatMessage {
     const close = keys.filter((key) => nearest(key, ["role", "from"]) !== null)[0];
     return fail(`${field}.role`, keys, `a role${close === undefined ? "" : ` (is "${close}" meant to be "role"?)`}`);
   }
-  const known = ROLES[role];
-  if (known === undefined || !Object.hasOwn(ROLES, role)) {
-    const close = nearest(role, Object.keys(ROLES));
+  const known = roles[role];
+  if (known === undefined || !Object.hasOwn(roles, role)) {
+    const close = nearest(role, Object.keys(roles));
     const hint = close === null ? "" : ` (nearest: "${close}")`;
-    return fail(`${field}.role`, role, `one of ${Object.keys(ROLES).join(", ")}${hint}`);
+    return fail(`${field}.role`, role, `one of ${Object.keys(roles).join(", ")}${hint}`);
   }
   const isParts = Array.isArray(content) && content.every((part) => typeof part === "object" && part !== null);
   const callsTools = Array.isArray(rest.tool_calls) && rest.tool_calls.length > 0;

@@ -1,9 +1,12 @@
-import { FormatError } from "../formats/errors.ts";
+import { FormatError, show } from "../formats/errors.ts";
 import { ChatTemplateError } from "../tokenizer/chat-template.ts";
 import type { Tokenizer } from "../tokenizer/tokenizer.ts";
-import { IGNORE_INDEX, type TokenizedRow } from "./collate.ts";
+import type { TokenizedRow } from "./collate.ts";
 import type { LocatedRow } from "./jsonl.ts";
 import { type Example, readExample } from "./recipe-kinds.ts";
+import { countRow, emptyReport, nothingLeft, type RecipeReport } from "./recipe-report.ts";
+import { alpacaPrompt, plainText, renderedText, withTargets } from "./recipe-text.ts";
+import { checkParts, type ResponseParts, resolveParts } from "./responses.ts";
 
 /** Which tokens are trained on. */
 export type TrainOn = "all" | "completion";
@@ -16,27 +19,18 @@ export interface RecipeOptions {
   trainOn?: TrainOn;
   /** Conversations: train on the assistant's turns only (TRL's assistant_only_loss). Default false. */
   assistantOnlyLoss?: boolean;
+  /** Unsloth's train_on_responses_only: as `assistantOnlyLoss`, for text that is a rendered conversation too. */
+  responses?: ResponseParts | null;
+  /**
+   * Column of plain text, taken whatever else a row has. Rows without it are an error, unless it is "text": then they are
+   * read by their shape.
+   */
+  textField?: string | null;
   /** Longer rows are truncated at their end. By default none is. */
   maxSeqLength?: number;
   /** A chat template other than the tokenizer's own. */
   chatTemplate?: string;
 }
-
-/** What came of the rows, to be shown. */
-export interface RecipeReport {
-  rows: number;
-  /** Rows left out because no token of theirs would be trained on, and where the first ones are. */
-  dropped: number;
-  droppedAt: string[];
-  /** Rows truncated to `maxSeqLength`, and the tokens that lost. */
-  truncated: number;
-  tokensCut: number;
-  /** Of the rows kept: tokens, and those trained on. */
-  tokens: number;
-  targets: number;
-}
-
-const NAMED_DROPS = 5;
 
 /**
  * Tokenizes a data set's rows. A row of any shape `readExample` knows becomes ids, and labels that repeat the ids or are
@@ -48,180 +42,154 @@ export function tokenizeRows(
   tokenizer: Tokenizer,
   options: RecipeOptions = {},
 ): { rows: TokenizedRow[]; report: RecipeReport } {
-  const { maxSeqLength } = options;
-  if (maxSeqLength !== undefined && (!Number.isInteger(maxSeqLength) || maxSeqLength < 1)) {
-    throw new RangeError(`maxSeqLength: found ${maxSeqLength}; expected a positive integer`);
-  }
-  const report: RecipeReport = {
-    rows: 0,
-    dropped: 0,
-    droppedAt: [],
-    truncated: 0,
-    tokensCut: 0,
-    tokens: 0,
-    targets: 0,
-  };
+  const recipe = new Recipe(tokenizer, options);
+  const report = emptyReport();
   const kept: TokenizedRow[] = [];
   for (const located of rows) {
-    report.rows++;
-    let row = tokenizeRow(located, tokenizer, options);
+    const row = recipe.prepare(located, report);
+    if (row !== null) kept.push(row);
+  }
+  if (kept.length === 0) throw nothingLeft(report, options.maxSeqLength);
+  return { rows: kept, report };
+}
+
+/** Tokenizes one row, whole. Throws `FormatError`, or the template's `ChatTemplateError`, naming it. */
+export function tokenizeRow(located: LocatedRow, tokenizer: Tokenizer, options: RecipeOptions = {}): TokenizedRow {
+  return new Recipe(tokenizer, options).tokenize(located);
+}
+
+/** Tokenizes rows one by one, by a tokenizer and options. */
+export class Recipe {
+  readonly #tokenizer: Tokenizer;
+  readonly #options: RecipeOptions;
+  readonly #parts: () => Required<ResponseParts>;
+  readonly #checkParts: () => void;
+
+  /** Throws `RangeError` at an option out of range. */
+  constructor(tokenizer: Tokenizer, options: RecipeOptions = {}) {
+    const { maxSeqLength, responses, chatTemplate } = options;
+    if (maxSeqLength !== undefined && (!Number.isInteger(maxSeqLength) || maxSeqLength < 1)) {
+      throw new RangeError(`maxSeqLength: found ${maxSeqLength}; expected a positive integer`);
+    }
+    this.#tokenizer = tokenizer;
+    this.#options = options;
+    this.#parts = once(() => resolveParts(tokenizer, responses ?? {}, chatTemplate));
+    this.#checkParts = once(() => checkParts(tokenizer, responses ?? {}, chatTemplate));
+  }
+
+  /** A row, truncated, and counted; null if it has no target. Throws as `tokenize`. */
+  prepare(located: LocatedRow, report: RecipeReport): TokenizedRow | null {
+    const { maxSeqLength } = this.#options;
+    let row = this.tokenize(located);
     const excess = maxSeqLength === undefined ? 0 : row.inputIds.length - maxSeqLength;
     if (excess > 0) {
       report.truncated++;
       report.tokensCut += excess;
       row = { inputIds: row.inputIds.slice(0, maxSeqLength), labels: row.labels.slice(0, maxSeqLength) };
     }
-    const targets = countTargets(row);
-    if (targets === 0) {
-      report.dropped++;
-      if (report.droppedAt.length < NAMED_DROPS) report.droppedAt.push(located.where);
-      continue;
+    return countRow(report, row, located.where) ? row : null;
+  }
+
+  /** A row, whole. Throws `FormatError`, or the template's `ChatTemplateError`, naming it. */
+  tokenize(located: LocatedRow): TokenizedRow {
+    try {
+      return this.#tokenizeExample(this.#read(located));
+    } catch (error) {
+      if (error instanceof ChatTemplateError)
+        throw new ChatTemplateError(`${located.where}: ${error.message}`, { cause: error });
+      if (error instanceof FormatError && error.file === undefined)
+        throw new FormatError({ ...error, file: located.where });
+      throw error;
     }
-    report.tokens += row.inputIds.length;
-    report.targets += targets;
-    kept.push(row);
   }
-  if (kept.length === 0) throw nothingLeft(report, maxSeqLength);
-  return { rows: kept, report };
-}
 
-/** Tokenizes one row, whole. Throws `FormatError`, or the template's `ChatTemplateError`, naming it. */
-export function tokenizeRow(located: LocatedRow, tokenizer: Tokenizer, options: RecipeOptions = {}): TokenizedRow {
-  const example = readExample(located);
-  try {
-    return tokenizeExample(example, tokenizer, options);
-  } catch (error) {
-    if (error instanceof ChatTemplateError)
-      throw new ChatTemplateError(`${located.where}: ${error.message}`, { cause: error });
-    if (error instanceof FormatError && error.file === undefined)
-      throw new FormatError({ ...error, file: located.where });
-    throw error;
+  #read(located: LocatedRow): Example {
+    const { textField } = this.#options;
+    if (textField === undefined || textField === null) return readExample(located);
+    const value = located.row[textField];
+    if (typeof value === "string") return { kind: "text", text: value };
+    if (textField === "text" && (value === undefined || value === null)) return readExample(located);
+    const columns = value === undefined ? ` in a row with ${show(Object.keys(located.row))}` : "";
+    throw new FormatError({
+      field: `textField ${show(textField)}`,
+      found: `${show(value)}${columns}`,
+      expected: "a string",
+    });
   }
-}
 
-/** Labels that count: all but the first token's, which nothing predicts. */
-export function countTargets({ labels }: TokenizedRow): number {
-  let count = 0;
-  for (let i = 1; i < labels.length; i++) if (labels[i] !== IGNORE_INDEX) count++;
-  return count;
-}
-
-function tokenizeExample(example: Example, tokenizer: Tokenizer, options: RecipeOptions): TokenizedRow {
-  const completionOnly = options.trainOn === "completion";
-  switch (example.kind) {
-    case "text":
-      if (completionOnly) {
-        throw new FormatError({
-          field: "trainOn",
-          found: '"completion" for a row that is plain text',
-          expected: '"all", or rows with a prompt and a completion',
-        });
+  #tokenizeExample(example: Example): TokenizedRow {
+    const { trainOn, assistantOnlyLoss, chatTemplate, responses } = this.#options;
+    const tokenizer = this.#tokenizer;
+    const responsesOnly = assistantOnlyLoss === true || (responses !== undefined && responses !== null);
+    const completionOnly = trainOn === "completion" || responsesOnly;
+    switch (example.kind) {
+      case "text":
+        if (responses !== undefined && responses !== null) return renderedText(tokenizer, example.text, this.#parts());
+        if (completionOnly) throw noCompletion(assistantOnlyLoss === true);
+        return plainText(tokenizer, "", example.text, false);
+      case "prompt-completion":
+        return plainText(tokenizer, example.prompt, example.completion, responsesOnly || trainOn !== "all");
+      case "alpaca": {
+        if (chatTemplate === undefined && tokenizer.chatTemplate === null) {
+          return plainText(tokenizer, alpacaPrompt(example), example.output, completionOnly);
+        }
+        const { instruction, input, output } = example;
+        const messages = [
+          { role: "user", content: input === "" ? instruction : `${instruction}\n\n${input}` },
+          { role: "assistant", content: output },
+        ];
+        return this.#conversation({ messages, tools: null, variables: {} }, 0);
       }
-      return plainText(tokenizer, "", example.text, false);
-    case "prompt-completion":
-      return plainText(tokenizer, example.prompt, example.completion, options.trainOn !== "all");
-    case "alpaca": {
-      if (options.chatTemplate === undefined && tokenizer.chatTemplate === null) {
-        return plainText(tokenizer, alpacaPrompt(example), example.output, completionOnly);
+      case "messages":
+        return this.#conversation(example, 0);
+      case "chat-completion": {
+        const messages = [...example.prompt, ...example.completion];
+        return this.#conversation({ ...example, messages }, example.prompt.length);
       }
-      const { instruction, input, output } = example;
-      const messages = [
-        { role: "user", content: input === "" ? instruction : `${instruction}\n\n${input}` },
-        { role: "assistant", content: output },
-      ];
-      return conversation(tokenizer, { messages, tools: null, variables: {} }, 0, options);
-    }
-    case "messages":
-      return conversation(tokenizer, example, 0, options);
-    case "chat-completion": {
-      const messages = [...example.prompt, ...example.completion];
-      return conversation(tokenizer, { ...example, messages }, example.prompt.length, options);
     }
   }
-}
 
-/**
- * BOS (where the model has it), prompt, text, EOS. A token that spans the border counts as the text's, since the model
- * has to produce it.
- */
-function plainText(tokenizer: Tokenizer, prompt: string, text: string, completionOnly: boolean): TokenizedRow {
-  const whole = prompt + text;
-  let ids: number[];
-  let firstTarget = 0;
-  if (completionOnly) {
-    const encoding = tokenizer.encodeWithOffsets(whole, { addSpecialTokens: true });
-    ids = encoding.ids;
-    while (firstTarget < ids.length && encoding.offsets[2 * firstTarget + 1]! <= prompt.length) firstTarget++;
-  } else {
-    ids = tokenizer.encode(whole);
+  /**
+   * A conversation through the chat template, nothing added. Trained on: everything; the assistant's turns; or, where the
+   * row tells prompt from completion (`promptLength` messages), all from the completion's first turn on.
+   */
+  #conversation(chat: Conversation, promptLength: number): TokenizedRow {
+    const { messages, tools, variables } = chat;
+    const { trainOn, assistantOnlyLoss, chatTemplate, responses } = this.#options;
+    const template = { tools, variables, ...(chatTemplate !== undefined && { chatTemplate }) };
+    const responsesOnly = assistantOnlyLoss === true || (responses !== undefined && responses !== null);
+    const turnsOnly = responsesOnly || (promptLength === 0 && trainOn === "completion");
+    const fromCompletion = promptLength > 0 && trainOn !== "all";
+    if (!turnsOnly && !fromCompletion) {
+      const ids = this.#tokenizer.applyChatTemplate(messages, template);
+      return withTargets(ids, [[0, ids.length]]);
+    }
+    this.#checkParts();
+    const { ids, assistantTurns } = this.#tokenizer.encodeChat(messages, template);
+    const isAssistant = ({ role }: { role: string }): boolean => role === "assistant";
+    const turns = fromCompletion
+      ? assistantTurns.slice(messages.slice(0, promptLength).filter(isAssistant).length)
+      : assistantTurns;
+    if (turnsOnly || turns.length === 0) return withTargets(ids, turns);
+    return withTargets(ids, [[turns[0]![0], ids.length]]);
   }
-  const eos = tokenizer.eosTokenId;
-  if (eos !== null && ids.at(-1) !== eos) ids.push(eos);
-  return withTargets(ids, [[firstTarget, ids.length]]);
 }
 
-/**
- * A conversation through the chat template, nothing added. Trained on: everything; the assistant's turns; or, where the
- * row tells prompt from completion (`promptLength` messages), all from the completion's first turn on.
- */
-function conversation(
-  tokenizer: Tokenizer,
-  chat: Pick<Extract<Example, { kind: "messages" }>, "messages" | "tools" | "variables">,
-  promptLength: number,
-  options: RecipeOptions,
-): TokenizedRow {
-  const { messages, tools, variables } = chat;
-  const template = {
-    tools,
-    variables,
-    ...(options.chatTemplate !== undefined && { chatTemplate: options.chatTemplate }),
-  };
-  const turnsOnly = options.assistantOnlyLoss === true || (promptLength === 0 && options.trainOn === "completion");
-  const fromCompletion = promptLength > 0 && options.trainOn !== "all";
-  if (!turnsOnly && !fromCompletion) {
-    const ids = tokenizer.applyChatTemplate(messages, template);
-    return withTargets(ids, [[0, ids.length]]);
-  }
-  const { ids, assistantTurns } = tokenizer.encodeChat(messages, template);
-  const isAssistant = ({ role }: { role: string }): boolean => role === "assistant";
-  const turns = fromCompletion
-    ? assistantTurns.slice(messages.slice(0, promptLength).filter(isAssistant).length)
-    : assistantTurns;
-  if (turnsOnly || turns.length === 0) return withTargets(ids, turns);
-  return withTargets(ids, [[turns[0]![0], ids.length]]);
-}
+type Conversation = Pick<Extract<Example, { kind: "messages" }>, "messages" | "tools" | "variables">;
 
-function withTargets(ids: readonly number[], ranges: readonly (readonly [number, number])[]): TokenizedRow {
-  const inputIds = Int32Array.from(ids);
-  const labels = new Int32Array(ids.length).fill(IGNORE_INDEX);
-  for (const [start, end] of ranges) labels.set(inputIds.subarray(start, end), start);
-  return { inputIds, labels };
-}
-
-/** The prompt that Stanford Alpaca trained with, for models without a chat template. */
-function alpacaPrompt({ instruction, input }: { instruction: string; input: string }): string {
-  if (input === "") {
-    return (
-      "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n" +
-      `### Instruction:\n${instruction}\n\n### Response:\n`
-    );
-  }
-  return (
-    "Below is an instruction that describes a task, paired with an input that provides further context. " +
-    "Write a response that appropriately completes the request.\n\n" +
-    `### Instruction:\n${instruction}\n\n### Input:\n${input}\n\n### Response:\n`
-  );
-}
-
-function nothingLeft(
-  { rows, dropped, droppedAt, truncated }: RecipeReport,
-  maxSeqLength: number | undefined,
-): FormatError {
-  if (rows === 0) return new FormatError({ field: "data set", found: "no rows", expected: "at least one" });
-  const cut = truncated === 0 ? "" : `; ${truncated} rows lost their end to maxSeqLength ${maxSeqLength}`;
+function noCompletion(assistantOnly: boolean): FormatError {
   return new FormatError({
-    field: "data set",
-    found: `${rows} rows, ${dropped} of them (${droppedAt.join(", ")} …) without a token to train on${cut}`,
-    expected: 'completions that fit in maxSeqLength, or trainOn: "all"',
+    field: assistantOnly ? "assistantOnlyLoss" : "trainOn",
+    found: `${assistantOnly ? "true" : '"completion"'} for a row that is plain text`,
+    expected:
+      "rows with a prompt and a completion, or messages; or trainOnResponsesOnly for text that is a conversation",
   });
+}
+
+function once<T>(compute: () => T): () => T {
+  let result: { value: T } | undefined;
+  return () => {
+    result ??= { value: compute() };
+    return result.value;
+  };
 }
