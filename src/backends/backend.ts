@@ -2,7 +2,7 @@ import type { Value } from "../graph/graph.ts";
 import type { WorkspaceOf } from "../graph/liveness.ts";
 import type { Program } from "../graph/program.ts";
 import type { Rates } from "../graph/remat.ts";
-import type { DType, Shape, Tensor } from "../graph/types.ts";
+import type { DType, FloatDType, Shape, Tensor } from "../graph/types.ts";
 
 /** What a persistent tensor's memory is counted under. */
 export type TensorRole = "weight" | "adapter" | "gradient" | "optimizer" | "cache" | "constant";
@@ -69,6 +69,8 @@ export interface Backend {
   /** One line for people: instruction set and threads, or the GPU. */
   readonly description: string;
   readonly rates: Rates;
+  /** Type of activations in models traced for this backend; f32 when left out. */
+  readonly computeDtype?: FloatDType;
   readonly workspaceOf: WorkspaceOf;
   createTensor(name: string, dtype: DType, shape: Shape, options: TensorOptions): DeviceTensor;
   /**

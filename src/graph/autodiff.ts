@@ -71,6 +71,9 @@ function contextFor(node: Node, gradients: Map<Value, Value>, wanted: Set<Value>
       if (gradient.shape.join() !== value.shape.join()) {
         throw new GraphError(`${node.op.name}: gradient ${gradient} of input ${index} ${value} has another shape`);
       }
+      if (gradient.dtype !== value.dtype) {
+        throw new GraphError(`${node.op.name}: gradient ${gradient} of input ${index} ${value} has another type`);
+      }
       gradients.set(value, gradient);
     },
     supersede(output, better) {

@@ -1,6 +1,11 @@
 /** Storage types. `nf4` is a frozen 4-bit weight with its scales (see quant/); everything else is a plain array. */
 export type DType = "f32" | "bf16" | "f16" | "i32" | "u32" | "u8" | "nf4";
 
+/** What activations are computed in. */
+export type FloatDType = "f32" | "bf16" | "f16";
+
+export const isFloat = (dtype: DType): dtype is FloatDType => dtype === "f32" || dtype === "bf16" || dtype === "f16";
+
 export type Shape = readonly number[];
 
 /** Bytes of one element; 4-bit weights have no whole-byte element and are sized by their tensor. */

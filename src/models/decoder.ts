@@ -1,4 +1,5 @@
 import type { Graph, Value } from "../graph/graph.ts";
+import type { FloatDType } from "../graph/types.ts";
 import { add } from "../ops/add.ts";
 import { attention, type Sequences } from "../ops/attention.ts";
 import { crossEntropy, type Loss, type LossOptions, linearCrossEntropy } from "../ops/cross-entropy.ts";
@@ -27,6 +28,8 @@ export interface DecoderTraceOptions {
   readonly seed?: Value | null;
   /** Positions that may occur: the rotary table's length. */
   readonly maxPositions: number;
+  /** Type of activations; the backend's own when left out. Logits and losses are always f32. */
+  readonly dtype?: FloatDType;
   /** What becomes of the embeddings before the first layer (NEFTune adds noise). */
   readonly mapEmbeddings?: (embeddings: Value) => Value;
   /** Leave the adapter out (the reference model of preference training). */
@@ -77,7 +80,7 @@ export class DecoderTrace {
   /** Logits [rows, vocab] of hidden states. */
   logits(hidden: Value): Value {
     return this.graph.scope("lm_head", () => {
-      const logits = this.project("lm_head", hidden, null);
+      const logits = this.project("lm_head", hidden, null, "f32");
       const { logitSoftcap } = this.model.config;
       return logitSoftcap > 0 ? unary("softcap", logits, logitSoftcap) : logits;
     });
@@ -89,10 +92,14 @@ export class DecoderTrace {
     return this.graph.scope("loss", () => {
       if (this.adapter?.lora("lm_head")) {
         // A head with an update is more than one product: its logits are made whole.
-        return crossEntropy(this.project("lm_head", hidden, null), { ...options, softcap });
+        return crossEntropy(this.project("lm_head", hidden, null, "f32"), { ...options, softcap });
       }
       return linearCrossEntropy(hidden, { weight: this.headWeight() }, { ...options, softcap });
     });
+  }
+
+  private get dtype(): FloatDType {
+    return this.options.dtype ?? this.model.backend.computeDtype ?? "f32";
   }
 
   private get adapter() {
@@ -130,22 +137,22 @@ export class DecoderTrace {
   }
 
   /** acc + x·Wᵀ + bias, with the module's low-rank update. */
-  private project(module: string, x: Value, acc: Value | null = null): Value {
+  private project(module: string, x: Value, acc: Value | null = null, dtype: FloatDType = this.dtype): Value {
     const weight = module === "lm_head" ? this.headWeight() : this.weight(`${module}.weight`);
-    const y = linear(x, weight, this.optional(`${module}.bias`), acc);
+    const y = matmul(x, weight, { transB: true, bias: this.optional(`${module}.bias`), acc, dtype });
     const lora = this.adapter?.lora(module);
     if (!lora) return y;
     const low = linear(this.drop(x, lora.dropout), this.graph.use(lora.a));
-    return matmul(low, this.graph.use(lora.b), { transB: true, alpha: lora.scale, acc: y });
+    return matmul(low, this.graph.use(lora.b), { transB: true, alpha: lora.scale, acc: y, dtype });
   }
 
   private embed(ids: Value): Value {
     const { embeddingScale } = this.model.config;
-    const base = embedding(this.weight("model.embed_tokens.weight"), ids, { scale: embeddingScale });
+    const base = embedding(this.weight("model.embed_tokens.weight"), ids, { scale: embeddingScale, dtype: this.dtype });
     const lora = this.adapter?.loraEmbedding("model.embed_tokens");
     if (!lora) return base;
     // As PEFT has it: scale·B·A[:, ids], inside what Gemma scales.
-    const low = embedding(this.graph.use(lora.a), ids, { transposed: true });
+    const low = embedding(this.graph.use(lora.a), ids, { transposed: true, dtype: this.dtype });
     return add(base, matmul(low, this.graph.use(lora.b), { transB: true, alpha: lora.scale * embeddingScale }));
   }
 

@@ -2,7 +2,7 @@ import { graphOf, type Value } from "../graph/graph.ts";
 import type { Op } from "../graph/op.ts";
 import { GraphError } from "../graph/types.ts";
 import { accumulate } from "./add.ts";
-import { expectSpec, matrix, required, traffic } from "./check.ts";
+import { expectSpec, floatType, matrix, required, traffic } from "./check.ts";
 
 type AttentionAttrs = {
   heads: number;
@@ -20,7 +20,7 @@ type AttentionAttrs = {
  * Scaled dot-product attention over packed sequences, without the T×T matrix (Dao 2023): token t sees tokens of its own
  * sequence [seqStart[t], seqEnd[t]) up to itself. Query heads share key heads in groups (heads / kvHeads).
  * Inputs: q [T, heads·headDim], k and v [T, kvHeads·headDim], seqStart i32[T], seqEnd i32[T].
- * Outputs: o [T, heads·headDim] and lse [heads, T], the log of each softmax's denominator.
+ * Outputs: o, shape and type of q, and lse f32[heads, T], the log of each softmax's denominator.
  */
 export const attentionOp: Op<AttentionAttrs> = {
   name: "attention",
@@ -29,12 +29,13 @@ export const attentionOp: Op<AttentionAttrs> = {
     const [t] = matrix("attention", "q", q);
     if (heads % kvHeads !== 0)
       throw new GraphError(`attention: ${heads} heads do not share ${kvHeads} key heads evenly`);
-    expectSpec("attention", "q", q, "f32", [t, heads * headDim]);
+    const dtype = floatType("attention", "q", q);
+    expectSpec("attention", "q", q, dtype, [t, heads * headDim]);
     for (const [role, index] of [
       ["k", 1],
       ["v", 2],
     ] as const) {
-      expectSpec("attention", role, required("attention", role, inputs, index), "f32", [t, kvHeads * headDim]);
+      expectSpec("attention", role, required("attention", role, inputs, index), dtype, [t, kvHeads * headDim]);
     }
     for (const [role, index] of [
       ["seqStart", 3],
@@ -43,7 +44,7 @@ export const attentionOp: Op<AttentionAttrs> = {
       expectSpec("attention", role, required("attention", role, inputs, index), "i32", [t]);
     }
     return [
-      { dtype: "f32", shape: q.shape },
+      { dtype, shape: q.shape },
       { dtype: "f32", shape: [heads, t] },
     ];
   },
@@ -63,7 +64,7 @@ export const attentionOp: Op<AttentionAttrs> = {
 /** Gradients of attention, probabilities recomputed from lse. Inputs: those of attention, o, lse, do. Outputs: dq, dk, dv. */
 export const attentionGradOp: Op<AttentionAttrs> = {
   name: "attention_grad",
-  infer: (inputs) => [0, 1, 2].map((i) => ({ dtype: "f32" as const, shape: inputs[i]!.shape })),
+  infer: (inputs) => [0, 1, 2].map((i) => ({ dtype: inputs[i]!.dtype, shape: inputs[i]!.shape })),
   cost: (node) => ({ flops: pairFlops(node.outputs[0]!, node.attrs as AttentionAttrs, 10), bytes: traffic(node) }),
 };
 

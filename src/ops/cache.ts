@@ -1,8 +1,8 @@
 import { apply1, type Value } from "../graph/graph.ts";
 import type { Op } from "../graph/op.ts";
-import { expectSpec, matrix, required } from "./check.ts";
+import { expectSpec, floatType, matrix, required } from "./check.ts";
 
-/** cache[slots[i]] = x[i]: keys or values of new tokens enter the cache. A negative slot is skipped. Inputs: x [n, d], slots i32[n], cache tensor [capacity, d]. */
+/** cache[slots[i]] = x[i]: keys or values of new tokens enter the cache. A negative slot is skipped. Inputs: x [n, d], slots i32[n], cache tensor [capacity, d] of any floating-point type. */
 export const kvWriteOp: Op<Record<string, never>> = {
   name: "kv_write",
   infer(inputs) {
@@ -10,8 +10,8 @@ export const kvWriteOp: Op<Record<string, never>> = {
     const [n, d] = matrix("kv_write", "x", x);
     expectSpec("kv_write", "slots", required("kv_write", "slots", inputs, 1), "i32", [n]);
     const cache = required("kv_write", "cache", inputs, 2);
-    expectSpec("kv_write", "cache", cache, "f32", [-1, d]);
-    return [{ dtype: "f32", shape: cache.shape }];
+    expectSpec("kv_write", "cache", cache, floatType("kv_write", "cache", cache), [-1, d]);
+    return [{ dtype: cache.dtype, shape: cache.shape }];
   },
   cost: (node) => ({ flops: 0, bytes: 2 * node.inputs[0]!.bytes }),
   inPlace: () => [[0, 2]],
@@ -40,15 +40,14 @@ export const attentionCachedOp: Op<CachedAttrs> = {
   infer(inputs, { heads, kvHeads, headDim }) {
     const q = required("attention_cached", "q", inputs, 0);
     const [n] = matrix("attention_cached", "q", q);
-    expectSpec("attention_cached", "q", q, "f32", [n, heads * headDim]);
+    const dtype = floatType("attention_cached", "q", q);
+    expectSpec("attention_cached", "q", q, dtype, [n, heads * headDim]);
     for (const [role, index] of [
       ["keys", 1],
       ["values", 2],
     ] as const) {
-      expectSpec("attention_cached", role, required("attention_cached", role, inputs, index), "f32", [
-        -1,
-        kvHeads * headDim,
-      ]);
+      const cache = required("attention_cached", role, inputs, index);
+      expectSpec("attention_cached", role, cache, floatType("attention_cached", role, cache), [-1, kvHeads * headDim]);
     }
     for (const [role, index] of [
       ["rows", 3],
@@ -56,7 +55,7 @@ export const attentionCachedOp: Op<CachedAttrs> = {
     ] as const) {
       expectSpec("attention_cached", role, required("attention_cached", role, inputs, index), "i32", [n]);
     }
-    return [{ dtype: "f32", shape: q.shape }];
+    return [{ dtype, shape: q.shape }];
   },
   cost: (node) => ({ flops: 0, bytes: node.inputs[1]!.bytes + node.inputs[2]!.bytes }),
 };

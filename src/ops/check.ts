@@ -1,5 +1,5 @@
 import type { Value } from "../graph/graph.ts";
-import { type DType, GraphError, type Shape } from "../graph/types.ts";
+import { type DType, type FloatDType, GraphError, isFloat, type Shape } from "../graph/types.ts";
 
 /** Throw a GraphError unless `value` is a [rows, cols] matrix; gives the two. A vector counts as one row. */
 export function matrix(op: string, role: string, value: Value): [number, number] {
@@ -16,6 +16,12 @@ export function expectSpec(op: string, role: string, value: Value, dtype: DType,
     const wanted = shape.map((d) => (d === -1 ? "*" : d)).join(",");
     throw new GraphError(`${op}: ${role} must be ${dtype}[${wanted}], found ${value}`);
   }
+}
+
+/** Type of an activation; a GraphError when it is not a floating-point array. */
+export function floatType(op: string, role: string, value: Value): FloatDType {
+  if (!isFloat(value.dtype)) throw new GraphError(`${op}: ${role} must be f32, bf16 or f16, found ${value}`);
+  return value.dtype;
 }
 
 /** Input `index`, which the op cannot do without. */

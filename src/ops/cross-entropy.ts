@@ -1,8 +1,8 @@
 import { apply1, graphOf, type Value } from "../graph/graph.ts";
 import type { Op } from "../graph/op.ts";
-import { GraphError } from "../graph/types.ts";
+import { GraphError, numel, type TensorSpec } from "../graph/types.ts";
 import { accumulate } from "./add.ts";
-import { expectSpec, matrix, required, traffic } from "./check.ts";
+import { expectSpec, floatType, matrix, required, traffic } from "./check.ts";
 import { isConstant, mul } from "./elementwise.ts";
 
 type LossAttrs = { softcap: number; labelSmoothing: number };
@@ -55,7 +55,7 @@ export const linearCrossEntropyGradOp: Op<LossAttrs & { weightGrad: boolean; bia
     const [h, w] = checkHead("linear_cross_entropy_grad", inputs);
     if (weightGrad && w.dtype !== "f32")
       throw new GraphError(`linear_cross_entropy: a trained head must be f32, found ${w}`);
-    const specs = [...lossSpecs(), { dtype: "f32" as const, shape: h.shape }];
+    const specs = [...lossSpecs(), { dtype: floatType("linear_cross_entropy", "h", h), shape: h.shape }];
     if (weightGrad) specs.push({ dtype: "f32", shape: w.shape });
     if (biasGrad) specs.push({ dtype: "f32", shape: [w.shape[0]!] });
     return specs;
@@ -85,14 +85,14 @@ export const crossEntropyOp: Op<LossAttrs> = {
       accumulate(acc, apply1(crossEntropyGradOp, [logits, labels, lossScale, ctx.grad(0)!, lse], ctx.attrs)),
     );
   },
-  cost: (node) => ({ flops: 8 * (node.inputs[0]!.bytes / 4), bytes: traffic(node) }),
+  cost: (node) => ({ flops: 8 * numel(node.inputs[0]!.shape), bytes: traffic(node) }),
 };
 
 /** dlogits, over the logits when they die here. Inputs: logits, labels, lossScale, dloss [1], lse. */
 export const crossEntropyGradOp: Op<LossAttrs> = {
   name: "cross_entropy_grad",
-  infer: (inputs) => [{ dtype: "f32", shape: inputs[0]!.shape }],
-  cost: (node) => ({ flops: 8 * (node.inputs[0]!.bytes / 4), bytes: traffic(node) }),
+  infer: (inputs) => [{ dtype: inputs[0]!.dtype, shape: inputs[0]!.shape }],
+  cost: (node) => ({ flops: 8 * numel(node.inputs[0]!.shape), bytes: traffic(node) }),
   inPlace: () => [[0, 0]],
 };
 
@@ -125,9 +125,9 @@ export function crossEntropy(logits: Value, options: LossOptions): Loss {
   return { loss: loss!, metrics: metrics! };
 }
 
-const lossSpecs = () => [
-  { dtype: "f32" as const, shape: [1] },
-  { dtype: "f32" as const, shape: [LOSS_METRICS.length] },
+const lossSpecs = (): TensorSpec[] => [
+  { dtype: "f32", shape: [1] },
+  { dtype: "f32", shape: [LOSS_METRICS.length] },
 ];
 
 function checkHead(op: string, inputs: readonly (Value | null)[]): [Value, Value] {

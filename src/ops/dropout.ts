@@ -2,7 +2,7 @@ import { apply1, type Value } from "../graph/graph.ts";
 import type { Op } from "../graph/op.ts";
 import { GraphError, numel } from "../graph/types.ts";
 import { accumulate } from "./add.ts";
-import { expectSpec, required, traffic } from "./check.ts";
+import { expectSpec, floatType, required, traffic } from "./check.ts";
 
 type DropoutAttrs = { p: number; salt: number };
 
@@ -17,7 +17,7 @@ export const dropoutOp: Op<DropoutAttrs> = {
     const x = required("dropout", "x", inputs, 0);
     expectSpec("dropout", "seed", required("dropout", "seed", inputs, 1), "u32", [2]);
     if (!(p >= 0 && p < 1)) throw new GraphError(`dropout: p must be in [0, 1), found ${p}`);
-    return [{ dtype: "f32", shape: x.shape }];
+    return [{ dtype: floatType("dropout", "x", x), shape: x.shape }];
   },
   vjp(ctx) {
     const seed = ctx.node.inputs[1]!;

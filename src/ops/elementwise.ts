@@ -1,8 +1,9 @@
 import { apply1, type Value } from "../graph/graph.ts";
 import type { Op } from "../graph/op.ts";
-import { GraphError, numel } from "../graph/types.ts";
+import { GraphError, numel, type TensorSpec } from "../graph/types.ts";
 import { accumulate } from "./add.ts";
-import { matrix, required, traffic } from "./check.ts";
+import { cast } from "./cast.ts";
+import { floatType, matrix, required, traffic } from "./check.ts";
 import { columnSum, sum, sumRows } from "./reduce.ts";
 
 /** y = f(x), elementwise; `c` is the parameter of scale, shift, softcap, atLeast and atMost. */
@@ -32,16 +33,15 @@ export const UNARY_KINDS = [
 ] as const;
 export type UnaryKind = (typeof UNARY_KINDS)[number];
 
-const f32 = (op: string, role: string, inputs: readonly (Value | null)[], index: number): Value => {
+const spec = (op: string, role: string, inputs: readonly (Value | null)[], index: number): TensorSpec => {
   const value = required(op, role, inputs, index);
-  if (value.dtype !== "f32") throw new GraphError(`${op}: ${role} must be f32, found ${value}`);
-  return value;
+  return { dtype: floatType(op, role, value), shape: value.shape };
 };
 
 /** Elementwise function of one value. */
 export const unaryOp: Op<{ kind: UnaryKind; c: number }> = {
   name: "unary",
-  infer: (inputs) => [{ dtype: "f32", shape: f32("unary", "x", inputs, 0).shape }],
+  infer: (inputs) => [spec("unary", "x", inputs, 0)],
   vjp(ctx) {
     const { kind, c } = ctx.attrs;
     ctx.give(0, (acc) => {
@@ -59,7 +59,7 @@ export const unaryOp: Op<{ kind: UnaryKind; c: number }> = {
 /** dx = dy·f'(x). Inputs: x, y = f(x), dy. */
 export const unaryGradOp: Op<{ kind: UnaryKind; c: number }> = {
   name: "unary_grad",
-  infer: (inputs) => [{ dtype: "f32", shape: f32("unary_grad", "dy", inputs, 2).shape }],
+  infer: (inputs) => [spec("unary_grad", "dy", inputs, 2)],
   cost: (node) => ({ flops: 6 * numel(node.outputs[0]!.shape), bytes: traffic(node) }),
   inPlace: () => [[0, 2]],
 };
@@ -75,23 +75,27 @@ export type BinaryKind = (typeof BINARY_KINDS)[number];
 /** How an operand spreads over the result: whole, one row for all, one column for all, one number. */
 export type Spread = "full" | "row" | "column" | "scalar";
 
-/** a∘b elementwise; each operand is full, a row [cols], a column [rows] or a scalar [1] (the `aSpread`, `bSpread` attributes). */
+/**
+ * a∘b elementwise; each operand is full, a row [cols], a column [rows] or a scalar [1] (the `aSpread`, `bSpread`
+ * attributes). The result has the type of the first full operand.
+ */
 export const binaryOp: Op<{ kind: BinaryKind; aSpread: Spread; bSpread: Spread }> = {
   name: "binary",
   infer(inputs, { aSpread, bSpread, kind }) {
-    const a = f32("binary", "a", inputs, 0);
-    const b = f32("binary", "b", inputs, 1);
+    const a = spec("binary", "a", inputs, 0);
+    const b = spec("binary", "b", inputs, 1);
     const whole = aSpread === "full" ? a : bSpread === "full" ? b : null;
-    if (!whole) throw new GraphError(`${kind}: one operand must have the result's shape, found ${a} and ${b}`);
-    return [{ dtype: "f32", shape: whole.shape }];
+    if (!whole)
+      throw new GraphError(`${kind}: one operand must have the result's shape, found ${inputs[0]} and ${inputs[1]}`);
+    return [whole];
   },
   vjp(ctx) {
     const [a, b] = ctx.node.inputs as [Value, Value];
     const { kind, aSpread, bSpread } = ctx.attrs;
     const dy = ctx.grad(0)!;
     const y = ctx.node.outputs[0]!;
-    ctx.give(0, (acc) => accumulate(acc, collapse(partial(kind, "a", a, b, y, dy), aSpread, a)));
-    ctx.give(1, (acc) => accumulate(acc, collapse(partial(kind, "b", a, b, y, dy), bSpread, b)));
+    ctx.give(0, (acc) => accumulate(acc, cast(collapse(partial(kind, "a", a, b, y, dy), aSpread, a), a.dtype)));
+    ctx.give(1, (acc) => accumulate(acc, cast(collapse(partial(kind, "b", a, b, y, dy), bSpread, b), b.dtype)));
   },
   cost: (node) => ({ flops: numel(node.outputs[0]!.shape), bytes: traffic(node) }),
   inPlace: (node) => {

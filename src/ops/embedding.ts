@@ -1,21 +1,22 @@
 import { apply1, type Node, type Value } from "../graph/graph.ts";
 import type { Op } from "../graph/op.ts";
-import { GraphError } from "../graph/types.ts";
-import { expectSpec, matrix, required, traffic } from "./check.ts";
+import { type FloatDType, numel } from "../graph/types.ts";
+import { expectSpec, floatType, matrix, required, traffic } from "./check.ts";
 
-type EmbeddingAttrs = { scale: number; transposed: boolean };
+type EmbeddingAttrs = { scale: number; transposed: boolean; dtype: FloatDType };
 
 /**
  * out[t] = scale·table[ids[t]], [T, d]. The table is [V, d] in any weight type, or with `transposed` [d, V] f32 (the A
- * matrix of a LoRA on an embedding). Gemma scales by √d. Inputs: table, ids i32[T].
+ * matrix of a LoRA on an embedding). Gemma scales by √d. `dtype` is the type of out: here activations get theirs.
+ * Inputs: table, ids i32[T].
  */
 export const embeddingOp: Op<EmbeddingAttrs> = {
   name: "embedding",
-  infer(inputs, { transposed }) {
+  infer(inputs, { transposed, dtype }) {
     const [rows, cols] = matrix("embedding", "table", required("embedding", "table", inputs, 0));
     const ids = required("embedding", "ids", inputs, 1);
     expectSpec("embedding", "ids", ids, "i32", [-1]);
-    return [{ dtype: "f32", shape: [ids.shape[0]!, transposed ? rows : cols] }];
+    return [{ dtype, shape: [ids.shape[0]!, transposed ? rows : cols] }];
   },
   vjp(ctx) {
     const [table, ids] = ctx.node.inputs as [Value, Value];
@@ -30,13 +31,13 @@ export const embeddingOp: Op<EmbeddingAttrs> = {
 export const embeddingGradOp: Op<EmbeddingAttrs & { rows: number; cols: number }> = {
   name: "embedding_grad",
   infer: (_, { rows, cols }) => [{ dtype: "f32", shape: [rows, cols] }],
-  cost: (node) => ({ flops: node.inputs[0]!.bytes / 4, bytes: traffic(node) }),
+  cost: (node) => ({ flops: numel(node.inputs[0]!.shape), bytes: traffic(node) }),
   inPlace: (node: Node) => (node.inputs[2] ? [[0, 2]] : []),
 };
 
 /** Token vectors, [T, d]. */
-export function embedding(table: Value, ids: Value, options: { scale?: number; transposed?: boolean } = {}): Value {
-  return apply1(embeddingOp, [table, ids], { scale: options.scale ?? 1, transposed: options.transposed ?? false });
+export function embedding(table: Value, ids: Value, options: Partial<EmbeddingAttrs> = {}): Value {
+  return apply1(embeddingOp, [table, ids], { scale: 1, transposed: false, dtype: "f32", ...options });
 }
 
 /** out[i] = x[rows[i]] for x [T, d] and rows i32[n]; a negative row gives zeros. */
@@ -45,9 +46,8 @@ export const selectRowsOp: Op<Record<string, never>> = {
   infer(inputs) {
     const x = required("select_rows", "x", inputs, 0);
     const rows = required("select_rows", "rows", inputs, 1);
-    if (x.dtype !== "f32") throw new GraphError(`select_rows: x must be f32, found ${x}`);
     expectSpec("select_rows", "rows", rows, "i32", [-1]);
-    return [{ dtype: "f32", shape: [rows.shape[0]!, matrix("select_rows", "x", x)[1]] }];
+    return [{ dtype: floatType("select_rows", "x", x), shape: [rows.shape[0]!, matrix("select_rows", "x", x)[1]] }];
   },
   vjp(ctx) {
     const [x, rows] = ctx.node.inputs as [Value, Value];
@@ -59,7 +59,7 @@ export const selectRowsOp: Op<Record<string, never>> = {
 /** dx = acc + scatter-add of dy into rows. Inputs: dy [n, d], rows i32[n], acc?. */
 export const selectRowsGradOp: Op<{ rows: number }> = {
   name: "select_rows_grad",
-  infer: (inputs, { rows }) => [{ dtype: "f32", shape: [rows, matrix("select_rows_grad", "dy", inputs[0]!)[1]] }],
+  infer: ([dy], { rows }) => [{ dtype: dy!.dtype, shape: [rows, matrix("select_rows_grad", "dy", dy!)[1]] }],
   cost: (node) => ({ flops: 0, bytes: traffic(node) }),
   inPlace: (node: Node) => (node.inputs[2] ? [[0, 2]] : []),
 };

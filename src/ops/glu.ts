@@ -2,7 +2,7 @@ import { apply1, graphOf, type Value } from "../graph/graph.ts";
 import type { Op } from "../graph/op.ts";
 import { numel } from "../graph/types.ts";
 import { accumulate } from "./add.ts";
-import { expectSpec, required, traffic } from "./check.ts";
+import { expectSpec, floatType, required, traffic } from "./check.ts";
 
 export type GluActivation = "silu" | "geluTanh" | "gelu";
 
@@ -11,8 +11,8 @@ export const gluOp: Op<{ act: GluActivation }> = {
   name: "glu",
   infer(inputs) {
     const gate = required("glu", "gate", inputs, 0);
-    expectSpec("glu", "up", required("glu", "up", inputs, 1), "f32", gate.shape);
-    return [{ dtype: "f32", shape: gate.shape }];
+    expectSpec("glu", "up", required("glu", "up", inputs, 1), gate.dtype, gate.shape);
+    return [{ dtype: floatType("glu", "gate", gate), shape: gate.shape }];
   },
   vjp(ctx) {
     const [gate, up] = ctx.node.inputs as [Value, Value];
@@ -30,7 +30,7 @@ export const gluOp: Op<{ act: GluActivation }> = {
 /** Gradients of gate and up. Inputs: gate, up, dh. */
 export const gluGradOp: Op<{ act: GluActivation }> = {
   name: "glu_grad",
-  infer: (inputs) => [0, 1].map(() => ({ dtype: "f32" as const, shape: inputs[0]!.shape })),
+  infer: (inputs) => [0, 1].map(() => ({ dtype: inputs[0]!.dtype, shape: inputs[0]!.shape })),
   cost: (node) => ({ flops: 16 * numel(node.outputs[0]!.shape), bytes: traffic(node) }),
   inPlace: () => [
     [0, 0],

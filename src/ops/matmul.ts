@@ -1,11 +1,18 @@
 import { apply1, type Node, type Value } from "../graph/graph.ts";
 import type { FusedNode, Op } from "../graph/op.ts";
-import { GraphError } from "../graph/types.ts";
+import { type FloatDType, GraphError } from "../graph/types.ts";
 import { accumulate } from "./add.ts";
-import { expectSpec, matrix, required, traffic } from "./check.ts";
+import { expectSpec, floatType, matrix, required, traffic } from "./check.ts";
 import { columnSum } from "./reduce.ts";
 
-type MatmulAttrs = { transA: boolean; transB: boolean; alpha: number; alpha2: number };
+type MatmulAttrs = {
+  transA: boolean;
+  transB: boolean;
+  alpha: number;
+  alpha2: number;
+  /** Type of C and acc. */
+  dtype: FloatDType;
+};
 
 /**
  * C = acc + bias + alpha·op(A)·op(B) + alpha2·op(A2)·op(B2).
@@ -13,11 +20,12 @@ type MatmulAttrs = { transA: boolean; transB: boolean; alpha: number; alpha2: nu
  * op(A) is [M,K] (stored [K,M] when `transA`), op(B) is [K,N] (stored [N,K] when `transB`). B may be stored in any weight
  * type, 4 bits included; it is decoded on the way into the product. The second pair, of the same transposition and its
  * own small depth, is how a LoRA update rides along with the frozen product: folded in by `fuse`, it costs no second pass
- * over C. Inputs: A, B, acc?, bias?, A2?, B2?.
+ * over C. Operands are multiplied in A's type, with f32 sums; C has a type of its own (f32 gradients of bf16
+ * activations). Inputs: A, B, acc?, bias?, A2?, B2?.
  */
 export const matmulOp: Op<MatmulAttrs> = {
   name: "matmul",
-  infer(inputs, { transA, transB }) {
+  infer(inputs, { transA, transB, dtype }) {
     const a = required("matmul", "A", inputs, 0);
     const b = required("matmul", "B", inputs, 1);
     const [m, k] = oriented("A", a, transA);
@@ -25,9 +33,9 @@ export const matmulOp: Op<MatmulAttrs> = {
     if (k !== kb)
       throw new GraphError(`matmul: inner sizes differ: ${a}${transA ? "ᵀ" : ""} · ${b}${transB ? "ᵀ" : ""}`);
     const shape = a.shape.length === 1 && !transA ? [n] : [m, n];
-    if (inputs[2]) expectSpec("matmul", "acc", inputs[2], "f32", shape);
+    if (inputs[2]) expectSpec("matmul", "acc", inputs[2], dtype, shape);
     if (inputs[3]) expectSpec("matmul", "bias", inputs[3], "f32", [n]);
-    return [{ dtype: "f32", shape }];
+    return [{ dtype, shape }];
   },
   vjp(ctx) {
     const { transA, transB, alpha } = ctx.attrs;
@@ -40,13 +48,13 @@ export const matmulOp: Op<MatmulAttrs> = {
     // C = op(A)·op(B): dA = dC·op(B)ᵀ and dB = op(A)ᵀ·dC, each transposed once more where the operand is stored so.
     ctx.give(0, (acc) =>
       transA
-        ? matmul(b, dc, { transA: transB, transB: true, alpha, acc })
-        : matmul(dc, b, { transB: !transB, alpha, acc }),
+        ? matmul(b, dc, { transA: transB, transB: true, alpha, acc, dtype: typeOf(a) })
+        : matmul(dc, b, { transB: !transB, alpha, acc, dtype: typeOf(a) }),
     );
     ctx.give(1, (acc) =>
       transB
-        ? matmul(dc, a, { transA: true, transB: transA, alpha, acc })
-        : matmul(a, dc, { transA: !transA, alpha, acc }),
+        ? matmul(dc, a, { transA: true, transB: transA, alpha, acc, dtype: typeOf(b) })
+        : matmul(a, dc, { transA: !transA, alpha, acc, dtype: typeOf(b) }),
     );
   },
   cost(node) {
@@ -66,18 +74,23 @@ export interface MatmulOptions {
   acc?: Value | null;
   /** [N], added to every row. */
   bias?: Value | null;
+  /** Type of the result; that of acc or else of A when left out. */
+  dtype?: FloatDType;
 }
 
 /** alpha·op(A)·op(B) + acc + bias. */
 export function matmul(a: Value, b: Value, options: MatmulOptions = {}): Value {
   const { transA = false, transB = false, alpha = 1, acc = null, bias = null } = options;
-  return apply1(matmulOp, [a, b, acc, bias, null, null], { transA, transB, alpha, alpha2: 1 });
+  const dtype = options.dtype ?? typeOf(acc ?? a);
+  return apply1(matmulOp, [a, b, acc, bias, null, null], { transA, transB, alpha, alpha2: 1, dtype });
 }
 
 /** y = x·Wᵀ + bias: a layer's projection, W stored [out, in] as every checkpoint has it. */
 export function linear(x: Value, weight: Value, bias: Value | null = null, acc: Value | null = null): Value {
   return matmul(x, weight, { transB: true, bias, acc });
 }
+
+const typeOf = (value: Value): FloatDType => floatType("matmul", "A", value);
 
 function oriented(role: string, value: Value, transposed: boolean): [number, number] {
   const [rows, cols] = matrix("matmul", role, value);
@@ -108,7 +121,11 @@ function foldSecondProduct(node: Node, uses: (value: Value) => number): FusedNod
   if (node.inputs[3] && inner.inputs[3]) return null;
   const [k, kInner] = [depths(node)[0], depths(inner)[0]];
   const [main, side] = k >= kInner ? [node, inner] : [inner, node];
-  if (Math.min(k, kInner) > MAX_FOLDED_DEPTH || side.inputs[1]!.dtype !== "f32" || side.inputs[0]!.dtype !== "f32")
+  if (
+    Math.min(k, kInner) > MAX_FOLDED_DEPTH ||
+    side.inputs[1]!.dtype === "nf4" ||
+    side.inputs[0]!.dtype !== main.inputs[0]!.dtype
+  )
     return null;
   return {
     inputs: [

@@ -2,7 +2,7 @@ import { apply1, type Node, type Value } from "../graph/graph.ts";
 import type { Op } from "../graph/op.ts";
 import { GraphError, numel } from "../graph/types.ts";
 import { accumulate } from "./add.ts";
-import { expectSpec, required, traffic } from "./check.ts";
+import { expectSpec, floatType, required, traffic } from "./check.ts";
 
 type NormAttrs = { eps: number; offset: number };
 
@@ -16,11 +16,12 @@ export const rmsNormOp: Op<NormAttrs> = {
     const x = required("rms_norm", "x", inputs, 0);
     const w = required("rms_norm", "weight", inputs, 1);
     expectSpec("rms_norm", "weight", w, "f32", [-1]);
-    if (x.dtype !== "f32" || numel(x.shape) % w.shape[0]! !== 0) {
-      throw new GraphError(`rms_norm: x must be f32 with rows of ${w.shape[0]}, found ${x}`);
+    const dtype = floatType("rms_norm", "x", x);
+    if (numel(x.shape) % w.shape[0]! !== 0) {
+      throw new GraphError(`rms_norm: x must have rows of ${w.shape[0]}, found ${x}`);
     }
-    if (inputs[2]) expectSpec("rms_norm", "residual", inputs[2], "f32", x.shape);
-    return [{ dtype: "f32", shape: x.shape }];
+    if (inputs[2]) expectSpec("rms_norm", "residual", inputs[2], dtype, x.shape);
+    return [{ dtype, shape: x.shape }];
   },
   vjp(ctx) {
     const [x, w] = ctx.node.inputs as [Value, Value];
@@ -42,7 +43,7 @@ export const rmsNormOp: Op<NormAttrs> = {
 /** dx = acc + d(rms_norm)/dx·dy. Inputs: dy, x, w, acc?. */
 export const rmsNormGradOp: Op<NormAttrs> = {
   name: "rms_norm_grad",
-  infer: (inputs) => [{ dtype: "f32", shape: inputs[1]!.shape }],
+  infer: (inputs) => [{ dtype: inputs[1]!.dtype, shape: inputs[1]!.shape }],
   cost: (node) => ({ flops: 8 * numel(node.outputs[0]!.shape), bytes: traffic(node) }),
   inPlace: (node: Node) =>
     node.inputs[3]

@@ -1,18 +1,18 @@
 import { apply1, type Value } from "../graph/graph.ts";
 import type { Op } from "../graph/op.ts";
-import { GraphError } from "../graph/types.ts";
+import { numel } from "../graph/types.ts";
 import { accumulate } from "./add.ts";
-import { matrix, required, traffic } from "./check.ts";
+import { floatType, matrix, required, traffic } from "./check.ts";
 import { expandTo, scale } from "./elementwise.ts";
 
-/** y[j] = acc[j] + alpha·Σ_rows x[row, j]: the gradient of a bias. Inputs: x [rows, cols], acc? [cols]. */
+/** y[j] = acc[j] + alpha·Σ_rows x[row, j], in f32: the gradient of a bias. Inputs: x [rows, cols], acc? [cols]. */
 export const columnSumOp: Op<{ alpha: number }> = {
   name: "column_sum",
   infer(inputs) {
     const [, cols] = matrix("column_sum", "x", required("column_sum", "x", inputs, 0));
     return [{ dtype: "f32", shape: [cols] }];
   },
-  cost: (node) => ({ flops: node.inputs[0]!.bytes / 4, bytes: traffic(node) }),
+  cost: (node) => ({ flops: numel(node.inputs[0]!.shape), bytes: traffic(node) }),
   inPlace: (node) => (node.inputs[1] ? [[0, 1]] : []),
 };
 
@@ -23,25 +23,25 @@ export function columnSum(x: Value, options: { alpha?: number; acc?: Value | nul
 
 export type ReduceKind = "sum" | "mean";
 
-/** Sum or mean over each row (`axis` "row": [rows, cols] → [rows]) or over everything (`axis` "all" → [1]). */
+/** Sum or mean, in f32, over each row (`axis` "row": [rows, cols] → [rows]) or over everything (`axis` "all" → [1]). */
 export const reduceOp: Op<{ kind: ReduceKind; axis: "row" | "all" }> = {
   name: "reduce",
   infer(inputs, { axis }) {
     const x = required("reduce", "x", inputs, 0);
-    if (x.dtype !== "f32") throw new GraphError(`reduce: x must be f32, found ${x}`);
+    floatType("reduce", "x", x);
     return [{ dtype: "f32", shape: axis === "all" ? [1] : [matrix("reduce", "x", x)[0]] }];
   },
   vjp(ctx) {
     const x = ctx.node.inputs[0]!;
     const { kind, axis } = ctx.attrs;
-    const count = axis === "all" ? x.bytes / 4 : matrix("reduce", "x", x)[1];
+    const count = axis === "all" ? numel(x.shape) : matrix("reduce", "x", x)[1];
     ctx.give(0, (acc) => {
       const dy = kind === "mean" ? scale(ctx.grad(0)!, 1 / count) : ctx.grad(0)!;
       const dx = expandTo(dy, x, axis === "all" ? "scalar" : "column");
       return accumulate(acc, dx);
     });
   },
-  cost: (node) => ({ flops: node.inputs[0]!.bytes / 4, bytes: traffic(node) }),
+  cost: (node) => ({ flops: numel(node.inputs[0]!.shape), bytes: traffic(node) }),
 };
 
 /** Sum of every element, [1]. */

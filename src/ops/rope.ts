@@ -1,8 +1,8 @@
 import { apply1, type Value } from "../graph/graph.ts";
 import type { Op } from "../graph/op.ts";
-import { GraphError } from "../graph/types.ts";
+import { GraphError, numel } from "../graph/types.ts";
 import { accumulate } from "./add.ts";
-import { expectSpec, matrix, required, traffic } from "./check.ts";
+import { expectSpec, floatType, matrix, required, traffic } from "./check.ts";
 
 type RopeAttrs = { heads: number; headDim: number; inverse: boolean };
 
@@ -21,14 +21,14 @@ export const ropeOp: Op<RopeAttrs> = {
     }
     expectSpec("rope", "table", required("rope", "table", inputs, 1), "f32", [-1, headDim]);
     expectSpec("rope", "positions", required("rope", "positions", inputs, 2), "i32", [t]);
-    return [{ dtype: "f32", shape: x.shape }];
+    return [{ dtype: floatType("rope", "x", x), shape: x.shape }];
   },
   vjp(ctx) {
     const [, table, positions] = ctx.node.inputs as [Value, Value, Value];
     const attrs = { ...ctx.attrs, inverse: !ctx.attrs.inverse };
     ctx.give(0, (acc) => accumulate(acc, apply1(ropeOp, [ctx.grad(0)!, table, positions], attrs)));
   },
-  cost: (node) => ({ flops: 3 * (node.outputs[0]!.bytes / 4), bytes: traffic(node) }),
+  cost: (node) => ({ flops: 3 * numel(node.outputs[0]!.shape), bytes: traffic(node) }),
   inPlace: () => [[0, 0]],
 };
 

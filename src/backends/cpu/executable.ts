@@ -138,6 +138,8 @@ export function workspaceOf(runtime: CpuRuntime, node: Node): number {
 
 function lower(node: Node, to: Lowering): void {
   if (node.op.view) return;
+  const halves = node.outputs.find((value) => value.kind === "computed" && value.dtype.endsWith("f16"));
+  if (halves) throw new GraphError(`the CPU backend computes in f32, and ${halves} (in ${node.scope}) is not`);
   const lowering = LOWERINGS[node.op.name];
   if (!lowering) throw new GraphError(`the CPU backend has no kernel for ${node.op.name} (in ${node.scope})`);
   lowering(node, to);
