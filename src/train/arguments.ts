@@ -1,69 +1,99 @@
-import { z } from "zod";
-import { SCHEDULER_TYPES } from "../optim/schedule.ts";
-import { parseOptions } from "../util/options.ts";
+import { OptionError, parseOptions } from "../util/options.ts";
+import { argumentsSchema, type ParsedArguments, type TrainingArgumentsOptions } from "./arguments-schema.ts";
+import { FOREIGN_ARGUMENTS, withoutForeign } from "./foreign-options.ts";
+import { renamed } from "./option-names.ts";
 
-export const OPTIMIZERS = ["adamw_torch", "adamw_torch_fused", "adamw_8bit", "adamw_bnb_8bit"] as const;
-const INTERVALS = ["no", "steps", "epoch"] as const;
+export { argumentsSchema, isEightBit, OPTIMIZERS, type TrainingArgumentsOptions } from "./arguments-schema.ts";
 
-const count = z.number().int().nonnegative();
-const positive = z.number().int().positive();
+/** Names that options have had in Hugging Face's releases. */
+const ALIASES: Readonly<Record<string, string>> = {
+  evaluationStrategy: "evalStrategy",
+  activationCheckpointing: "gradientCheckpointing",
+  perGpuTrainBatchSize: "perDeviceTrainBatchSize",
+  perGpuEvalBatchSize: "perDeviceEvalBatchSize",
+};
 
-/** TrainingArguments' fields, in the spelling of this library; Hugging Face's snake_case is accepted too. */
-export const argumentsSchema = z.strictObject({
-  /** Where checkpoints and the result go. */
-  outputDir: z.string().default("outputs"),
-  perDeviceTrainBatchSize: positive.default(8),
-  perDeviceEvalBatchSize: positive.default(8),
-  /** Microbatches whose gradients make one step. */
-  gradientAccumulationSteps: positive.default(1),
-  numTrainEpochs: z.number().positive().default(3),
-  /** Optimizer steps; overrides numTrainEpochs when positive. */
-  maxSteps: z.number().int().default(-1),
-  learningRate: z.number().nonnegative().default(5e-5),
-  lrSchedulerType: z.enum(SCHEDULER_TYPES).default("linear"),
-  lrSchedulerKwargs: z.record(z.string(), z.union([z.number(), z.string()])).default({}),
-  /** Steps; below 1 a share of all steps. */
-  warmupSteps: z.number().nonnegative().default(0),
-  warmupRatio: z.number().min(0).max(1).default(0),
-  weightDecay: z.number().nonnegative().default(0),
-  adamBeta1: z.number().min(0).lt(1).default(0.9),
-  adamBeta2: z.number().min(0).lt(1).default(0.999),
-  adamEpsilon: z.number().positive().default(1e-8),
-  /** Global gradient norm above which gradients are scaled down; 0: never. */
-  maxGradNorm: z.number().nonnegative().default(1),
-  optim: z.enum(OPTIMIZERS).default("adamw_torch"),
-  labelSmoothingFactor: z.number().min(0).lt(1).default(0),
-  loggingSteps: positive.default(500),
-  loggingFirstStep: z.boolean().default(false),
-  saveStrategy: z.enum(INTERVALS).default("steps"),
-  saveSteps: positive.default(500),
-  /** Checkpoints kept; the oldest go first. */
-  saveTotalLimit: positive.nullable().default(null),
-  evalStrategy: z.enum(INTERVALS).default("no"),
-  evalSteps: positive.nullable().default(null),
-  seed: count.default(42),
-  /** Seed of the data order; `seed` when left out. */
-  dataSeed: count.nullable().default(null),
-  /** Compute types of the GPU; the CPU computes in f32 whatever is asked for. */
-  fp16: z.boolean().default(false),
-  bf16: z.boolean().default(false),
-  disableTqdm: z.boolean().default(false),
-  reportTo: z.union([z.enum(["none"]), z.array(z.enum(["none"]))]).default("none"),
-});
+/** Settings of a training, checked and with what follows from them filled in. */
+export interface ArgumentValues extends Omit<ParsedArguments, "evalSteps" | "reportTo"> {
+  /** Steps between evaluations, or below 1 a share of all. */
+  readonly evalSteps: number;
+  readonly reportTo: readonly ("tensorboard" | "wandb")[];
+}
 
-export type TrainingArgumentsOptions = z.input<typeof argumentsSchema>;
-type Parsed = z.output<typeof argumentsSchema>;
+// Every setting is a property of the object, as in Hugging Face's dataclass; they are assigned in the constructor.
+const Values = class {} as new () => Readonly<ArgumentValues>;
 
-/** Settings of a training, validated; unknown names are an error that tells the nearest right one. */
-export class TrainingArguments {
-  readonly values: Readonly<Parsed>;
-
-  constructor(options: TrainingArgumentsOptions | Record<string, unknown> = {}) {
-    this.values = parseOptions("TrainingArguments", argumentsSchema, options);
-    if (this.values.fp16 && this.values.bf16) throw new Error("TrainingArguments: fp16 and bf16 cannot both be true");
+/**
+ * Settings of a training: Hugging Face's TrainingArguments with its names (in camelCase or snake_case), defaults and
+ * meaning. Throws OptionError: for an unknown name with the nearest right one, for a wrong value with what would work, for
+ * settings that contradict each other.
+ */
+export class TrainingArguments extends Values {
+  constructor(options: TrainingArgumentsOptions | Readonly<Record<string, unknown>> = {}) {
+    super();
+    const owner = "TrainingArguments";
+    const own = withoutForeign(owner, renamed(owner, options as Record<string, unknown>, ALIASES), FOREIGN_ARGUMENTS);
+    Object.assign(this, complete(owner, parseOptions(owner, argumentsSchema, own)));
   }
+}
 
-  get outputDir(): string {
-    return this.values.outputDir;
+/** Fill in what other settings imply, and check settings against each other, as TrainingArguments' __post_init__ does. */
+function complete(owner: string, given: ParsedArguments): ArgumentValues {
+  const fail = (message: string): never => {
+    throw new OptionError(`${owner}: ${message}`);
+  };
+  const { loggingSteps, evalStrategy, saveStrategy, saveSteps, lrSchedulerType, loadBestModelAtEnd } = given;
+  const evalSteps = given.evalSteps ?? loggingSteps;
+  const byMetric = lrSchedulerType === "reduce_lr_on_plateau";
+  const metricForBestModel = given.metricForBestModel ?? (loadBestModelAtEnd || byMetric ? "loss" : null);
+  const greaterIsBetter =
+    given.greaterIsBetter ?? (metricForBestModel === null ? null : !metricForBestModel.endsWith("loss"));
+  if (given.fp16 && given.bf16) fail("fp16 and bf16 cannot both be true");
+  if (byMetric && evalStrategy === "no") {
+    fail('lrSchedulerType "reduce_lr_on_plateau" needs evaluations: set evalStrategy to "steps" or "epoch"');
   }
+  if (saveStrategy === "best" && evalStrategy === "no") {
+    fail('saveStrategy "best" needs evaluations: set evalStrategy to "steps" or "epoch"');
+  }
+  if (saveStrategy === "best" && metricForBestModel === null) {
+    fail('saveStrategy "best" needs metricForBestModel, e.g. "loss"');
+  }
+  if (given.groupByLength && given.trainSamplingStrategy === "sequential") {
+    fail('groupByLength and trainSamplingStrategy "sequential" contradict each other');
+  }
+  if (loadBestModelAtEnd && saveStrategy !== "best") {
+    if (evalStrategy !== saveStrategy) {
+      const found = `found "${saveStrategy}" and "${evalStrategy}"`;
+      fail(`loadBestModelAtEnd needs the same saveStrategy and evalStrategy, or saveStrategy "best"; ${found}`);
+    }
+    if (saveStrategy === "steps" && !isMultiple(saveSteps, evalSteps)) {
+      fail(`loadBestModelAtEnd needs saveSteps to be a multiple of evalSteps; found ${saveSteps} and ${evalSteps}`);
+    }
+  }
+  const reportTo = [given.reportTo].flat();
+  return {
+    ...given,
+    evalSteps,
+    metricForBestModel,
+    greaterIsBetter,
+    trainSamplingStrategy: given.groupByLength ? "group_by_length" : given.trainSamplingStrategy,
+    // "all" is what is there without installing anything.
+    reportTo: (["tensorboard", "wandb"] as const).filter(
+      (name) => reportTo.includes(name) || (name === "tensorboard" && reportTo.includes("all")),
+    ),
+  };
+}
+
+function isMultiple(saveSteps: number, evalSteps: number): boolean {
+  if (saveSteps < 1 !== evalSteps < 1) return false;
+  // Shares are decimal fractions: 0.3 is a multiple of 0.1 though the remainder of the doubles is not 0.
+  const scale = saveSteps < 1 ? 1e6 : 1;
+  return Math.round(saveSteps * scale) % Math.round(evalSteps * scale) === 0;
+}
+
+/** Settings as JSON in Hugging Face's names, for people and for TensorBoard. */
+export function argumentsToJson(args: TrainingArguments): string {
+  const snake = (name: string): string => name.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`);
+  const entries = Object.entries(args).map(([name, value]) => [snake(name), value]);
+  return `${JSON.stringify(Object.fromEntries(entries), null, 2)}\n`;
 }

@@ -7,19 +7,35 @@ export interface BatchSource {
   batches(epoch: number, batchSize: number): Iterable<Batch> | AsyncIterable<Batch>;
 }
 
-/** Microbatches in windows of `size` (the last of an epoch may be shorter), without the first `skip` windows. */
+export const isBatchSource = (value: unknown): value is BatchSource =>
+  typeof value === "object" && value !== null && "batches" in value && typeof value.batches === "function";
+
+/** How an epoch is cut. */
+export interface WindowOptions {
+  /** Microbatches of a window, whose gradients make one step; an epoch's last window may be shorter. */
+  readonly size: number;
+  /** Microbatches of the epoch; those that come after are left out. */
+  readonly microbatches: number;
+  /** Microbatches to leave out at the start: done before a resume. */
+  readonly skip: number;
+}
+
+/** An epoch's microbatches in windows. */
 export async function* windows(
   batches: Iterable<Batch> | AsyncIterable<Batch>,
-  size: number,
-  skip: number,
+  { size, microbatches, skip }: WindowOptions,
 ): AsyncGenerator<Batch[]> {
+  if (skip >= microbatches) return;
   let window: Batch[] = [];
-  let done = 0;
+  let seen = 0;
   for await (const batch of batches) {
-    window.push(batch);
-    if (window.length < size) continue;
-    if (done++ >= skip) yield window;
-    window = [];
+    seen++;
+    if (seen > skip) window.push(batch);
+    if (window.length === size || seen === microbatches) {
+      if (window.length > 0) yield window;
+      window = [];
+    }
+    if (seen === microbatches) return;
   }
-  if (window.length > 0 && done >= skip) yield window;
+  if (window.length > 0) yield window;
 }

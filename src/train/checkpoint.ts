@@ -1,70 +1,118 @@
-import { mkdir, readdir, readFile, rename, rm } from "node:fs/promises";
-import { basename, dirname, join } from "node:path";
+import { existsSync } from "node:fs";
+import { mkdir, readFile } from "node:fs/promises";
+import { join } from "node:path";
 import { atomicWriteFile } from "../formats/atomic.ts";
+import { FormatError } from "../formats/errors.ts";
+import type { LearningRate, LearningRateState } from "../optim/learning-rate.ts";
 import type { Optimizer } from "../optim/optimizer.ts";
-import { stateFromJson, stateToJson, type TrainerState } from "./state.ts";
+import { pythonJson } from "../util/python-json.ts";
+import { argumentsToJson, type TrainingArguments } from "./arguments.ts";
+import { writeWhole } from "./checkpoint-folders.ts";
+import type { LossLog } from "./loss-log.ts";
+import { count, parsePythonJson, record } from "./python-json-reader.ts";
+import { type CallbackStates, type SavedState, stateFromJson, stateToJson, type TrainerState } from "./state.ts";
 import { readTensors, writeTensors } from "./tensor-files.ts";
-import type { TrainableModel } from "./trainable.ts";
 
-interface CheckpointParts {
-  readonly model: TrainableModel;
-  readonly optimizer: Optimizer;
-  readonly state: TrainerState;
+/** In Hugging Face's layout. */
+const STATE = "trainer_state.json";
+/** Adam's moments, and the number of updates done. */
+const OPTIMIZER = "optimizer.safetensors";
+/** What else a training needs to go on as if it had not stopped. */
+const TRAINING = "training_state.json";
+/** For people; nothing reads it. */
+const ARGUMENTS = "training_args.json";
+
+/** Where a training stands in its data. */
+export interface DataPosition {
+  readonly epoch: number;
+  /** Microbatches of the epoch that have been trained on. */
+  readonly microbatches: number;
 }
 
-const STATE = "trainer_state.json";
-const OPTIMIZER = "optimizer.safetensors";
-/** The trained tensors bit for bit; the adapter files beside it are for everybody else. */
-const TRAINED = "trained.safetensors";
+/** Settings that, changed, make a resumed training another one. Compared by name. */
+export type Course = Readonly<Record<string, string | number | boolean | null>>;
+
+export interface CheckpointParts {
+  readonly args: TrainingArguments;
+  readonly state: TrainerState;
+  readonly callbacks: CallbackStates;
+  readonly optimizer: Optimizer;
+  readonly learningRate: LearningRate;
+  readonly log: LossLog;
+  readonly position: DataPosition;
+  readonly course: Course;
+  /** Writes the model, or its adapter, into a folder. */
+  readonly saveModel: (folder: string) => Promise<void>;
+}
 
 /**
- * Write a checkpoint folder. It is built under another name and renamed when complete: a folder called checkpoint-N is
- * whole, whenever the process ended.
+ * Write a checkpoint: the model or adapter, its optimizer, and where training stands. Dropout and noise are drawn from
+ * (seed, step) and the data order from (data seed, epoch), so those numbers are all the state that randomness has.
  */
-export async function saveCheckpoint(dir: string, { model, optimizer, state }: CheckpointParts): Promise<void> {
-  const partial = join(dirname(dir), `.partial-${basename(dir)}`);
-  await rm(partial, { recursive: true, force: true });
-  await mkdir(partial, { recursive: true });
-  await model.save(partial);
-  await writeTensors(join(partial, TRAINED), new Map(model.trainables.map(({ name, tensor }) => [name, tensor])), {});
-  await writeTensors(join(partial, OPTIMIZER), optimizer.stateTensors(), { step: String(optimizer.step) });
-  await atomicWriteFile(join(partial, STATE), stateToJson(state));
-  await rm(dir, { recursive: true, force: true });
-  await rename(partial, dir);
-}
-
-/** Bring model, optimizer and state back to where a checkpoint was written. */
-export async function loadCheckpoint(dir: string, { model, optimizer, state }: CheckpointParts): Promise<void> {
-  const file = join(dir, STATE);
-  const text = await readFile(file, "utf8").catch(() => {
-    throw new Error(`${dir} is not a checkpoint: ${STATE} is missing`);
+export async function saveCheckpoint(folder: string, parts: CheckpointParts): Promise<void> {
+  const { args, state, callbacks, optimizer, learningRate, log, position, course, saveModel } = parts;
+  await writeWhole(folder, async (partial) => {
+    await mkdir(partial, { recursive: true });
+    await saveModel(partial);
+    if (!args.saveOnlyModel) {
+      await writeTensors(join(partial, OPTIMIZER), optimizer.stateTensors(), { step: String(optimizer.step) });
+      const training = { course, data: position, learning_rate: learningRate.state(), log: log.state() };
+      await atomicWriteFile(join(partial, TRAINING), `${pythonJson(training)}\n`);
+    }
+    await atomicWriteFile(join(partial, ARGUMENTS), argumentsToJson(args));
+    await atomicWriteFile(join(partial, STATE), stateToJson(state, callbacks));
   });
-  const saved = stateFromJson(text, file);
-  await readTensors(join(dir, TRAINED), new Map(model.trainables.map(({ name, tensor }) => [name, tensor])));
-  const metadata = await readTensors(join(dir, OPTIMIZER), optimizer.stateTensors());
-  const step = Number(metadata.get("step"));
-  if (!Number.isInteger(step))
-    throw new Error(`${join(dir, OPTIMIZER)}: metadata "step" must be a number, found ${metadata.get("step")}`);
-  optimizer.step = step;
-  Object.assign(state, saved);
 }
 
-async function checkpoints(outputDir: string): Promise<{ path: string; step: number }[]> {
-  const names = await readdir(outputDir).catch(() => [] as string[]);
-  return names
-    .map((name) => ({ path: join(outputDir, name), step: Number(/^checkpoint-(\d+)$/.exec(name)?.[1] ?? Number.NaN) }))
-    .filter(({ step }) => Number.isInteger(step))
-    .sort((a, b) => a.step - b.step);
+export interface ResumedCheckpoint {
+  readonly saved: SavedState;
+  readonly position: DataPosition;
+  /** The settings it was trained with. */
+  readonly course: Course;
 }
 
-/** The checkpoint with the highest step, or null. */
-export async function latestCheckpoint(outputDir: string): Promise<string | null> {
-  return (await checkpoints(outputDir)).at(-1)?.path ?? null;
+/**
+ * Read what a training goes on from into model, optimizer, learning rate and log. Throws FormatError naming the file
+ * that is missing or wrong.
+ */
+export async function loadCheckpoint(
+  folder: string,
+  into: Pick<CheckpointParts, "optimizer" | "learningRate" | "log"> & { loadModel: (folder: string) => Promise<void> },
+): Promise<ResumedCheckpoint> {
+  const saved = await readState(folder);
+  const file = join(folder, TRAINING);
+  if (!existsSync(file)) {
+    const found = "no such file: it was saved with saveOnlyModel, or by another library";
+    throw new FormatError({ file, field: "file", found, expected: "a checkpoint that training can go on from" });
+  }
+  const training = parsePythonJson(await readFile(file, "utf8"), file);
+  const data = record(training, "data", file);
+  const position = { epoch: count(data, "epoch", file), microbatches: count(data, "microbatches", file) };
+  const metadata = await readTensors(join(folder, OPTIMIZER), into.optimizer.stateTensors());
+  const step = Number(metadata.get("step") ?? Number.NaN);
+  if (!Number.isInteger(step) || step < 0) {
+    const found = String(metadata.get("step"));
+    throw new FormatError({ file: join(folder, OPTIMIZER), field: "metadata step", found, expected: "a number" });
+  }
+  await into.loadModel(folder);
+  into.optimizer.step = step;
+  into.learningRate.restore(record(training, "learning_rate", file) as unknown as LearningRateState);
+  into.log.restore(record(training, "log", file), file);
+  return { saved, position, course: record(training, "course", file) as Course };
 }
 
-/** Keep the newest `limit` checkpoints. */
-export async function removeOldCheckpoints(outputDir: string, limit: number | null): Promise<void> {
-  if (limit === null) return;
-  for (const { path } of (await checkpoints(outputDir)).slice(0, -limit))
-    await rm(path, { recursive: true, force: true });
+async function readState(folder: string): Promise<SavedState> {
+  const file = join(folder, STATE);
+  if (!existsSync(file)) {
+    const found = existsSync(folder) ? "no such file" : "no such folder";
+    throw new FormatError({ file, field: "file", found, expected: "the folder of a checkpoint" });
+  }
+  return stateFromJson(await readFile(file, "utf8"), file);
+}
+
+/** Settings that differ, in words; empty when none do. */
+export function courseChanges(before: Course, now: Course): string[] {
+  return Object.keys(now)
+    .filter((name) => name in before && before[name] !== now[name])
+    .map((name) => `${name} was ${JSON.stringify(before[name])} and is ${JSON.stringify(now[name])}`);
 }

@@ -1,8 +1,32 @@
 export { OPTIMIZERS, TrainingArguments, type TrainingArgumentsOptions } from "./arguments.ts";
 export type { BatchSource } from "./batches.ts";
-export type { CallbackContext, LogRow, TrainerCallback, TrainerControl } from "./callbacks.ts";
-export { SFTConfig, type SFTOptions, SFTTrainer, type SFTTrainerOptions } from "./sft.ts";
+export type {
+  CallbackContext,
+  CallbackOrClass,
+  CallbackState,
+  LogRow,
+  TrainerCallback,
+  TrainerControl,
+} from "./callbacks.ts";
+export { getLastCheckpoint } from "./checkpoint-folders.ts";
+export { DefaultFlowCallback } from "./default-flow.ts";
+export { EarlyStoppingCallback, type EarlyStoppingOptions } from "./early-stopping.ts";
+export { TrainingInterrupted } from "./interrupt.ts";
+export { type ComputeLoss, crossEntropyLoss, type LossContext, type TracedLoss } from "./loss.ts";
+export {
+  argmax,
+  type ComputeMetrics,
+  type EvalPrediction,
+  type Logits,
+  type PreprocessLogits,
+  type TokenRows,
+} from "./predictions.ts";
+export { PrinterCallback, ProgressCallback } from "./progress.ts";
+export { type DataReport, SFTConfig, type SFTOptions, SFTTrainer, type SFTTrainerOptions } from "./sft.ts";
 export type { TrainerState } from "./state.ts";
-export { type ComputeLoss, crossEntropyLoss, type LossContext } from "./step.ts";
+export { TensorBoardCallback } from "./tensorboard-callback.ts";
+export { TokenizedSource } from "./tokenized-source.ts";
 export { asTrainable, type TrainableModel } from "./trainable.ts";
-export { Trainer, type TrainerOptions, type TrainOutput } from "./trainer.ts";
+export { type EvalSources, type PredictionOutput, Trainer, type TrainerOptions } from "./trainer.ts";
+export type { TrainOptions, TrainOutput } from "./training-run.ts";
+export { type Wandb, WandbCallback } from "./wandb-callback.ts";

@@ -40,7 +40,7 @@ for (const [runtimeName, runtime] of chosen) {
         1 / expected.lora.target_tokens,
         new Uint32Array(2),
       );
-      assert.equal(metrics.targets, expected.lora.target_tokens);
+      assert.equal(metrics!.targets, expected.lora.target_tokens);
       assert.ok(Math.abs(loss / expected.lora.loss - 1) <= 1e-5, `loss ${loss}, expected ${expected.lora.loss}`);
       let compared = 0;
       for (const trainable of optimizer.trainables) {
@@ -107,7 +107,7 @@ for (const name of ["llama3_lora", "qwen2_lora", "gemma2_lora", "llama3_nf4_lora
         maxGradNorm: spec.max_grad_norm,
         loggingSteps: 1,
         saveStrategy: "no",
-        disableTqdm: true,
+        logLevel: "error",
       },
     });
     await trainer.train();

@@ -1,22 +1,42 @@
 import type { BackendMemory } from "../backends/backend.ts";
 import type { CallbackContext, LogRow, TrainerCallback } from "./callbacks.ts";
+import { consoleRow } from "./console.ts";
 
 export interface ProgressOptions {
   readonly memory: () => BackendMemory;
-  /** Print nothing. */
-  readonly quiet?: boolean;
-  readonly stream?: NodeJS.WriteStream;
+  /** Where to draw; standard error when left out. */
+  readonly stream?: ProgressStream;
+}
+
+/** What of a stream is used. */
+export interface ProgressStream {
+  readonly isTTY?: boolean;
+  write(text: string): unknown;
 }
 
 const BAR = 24;
 
+/** Log rows as plain lines: Hugging Face's PrinterCallback. */
+export class PrinterCallback implements TrainerCallback {
+  private readonly stream: ProgressStream;
+
+  /** @param stream standard error when left out */
+  constructor(stream: ProgressStream = process.stderr) {
+    this.stream = stream;
+  }
+
+  onLog(_: CallbackContext, logs: LogRow): void {
+    this.stream.write(`${consoleRow(logs)}\n`);
+  }
+}
+
 /**
- * Steps, loss, tokens/s, memory and time left: one line redrawn in a terminal, and Hugging Face's log rows as plain lines
- * where there is none.
+ * In a terminal one line redrawn: steps, loss, tokens/s, memory and time left, below the log rows. Where there is no
+ * terminal, the log rows alone.
  */
 export class ProgressCallback implements TrainerCallback {
   private readonly options: ProgressOptions;
-  private readonly stream: NodeJS.WriteStream;
+  private readonly stream: ProgressStream;
   private startTime = 0;
   private startTokens = 0;
   private startStep = 0;
@@ -31,45 +51,33 @@ export class ProgressCallback implements TrainerCallback {
     this.startTime = performance.now();
     this.startTokens = state.numInputTokensSeen;
     this.startStep = state.globalStep;
-    if (this.stream.isTTY) this.draw(state);
+    this.draw(state);
   }
 
   onSubstepEnd({ state }: CallbackContext): void {
-    if (this.stream.isTTY) this.draw(state);
+    this.draw(state);
   }
 
   onStepEnd({ state }: CallbackContext): void {
-    if (this.stream.isTTY) this.draw(state);
+    this.draw(state);
   }
 
   onLog({ state }: CallbackContext, logs: LogRow): void {
     if (logs.loss !== undefined) this.loss = logs.loss;
-    this.line(format(logs), state);
-  }
-
-  onEvaluate({ state }: CallbackContext, metrics: LogRow): void {
-    this.line(format(metrics), state);
+    this.stream.write(`${this.stream.isTTY ? "\r\x1b[K" : ""}${consoleRow(logs)}\n`);
+    // Rows of an evaluation without a training have no bar below them.
+    if (this.startTime > 0) this.draw(state);
   }
 
   onTrainEnd({ state }: CallbackContext): void {
-    if (this.options.quiet || !this.stream.isTTY) return;
     this.draw(state);
-    this.stream.write("\n");
-  }
-
-  private line(text: string, state: CallbackContext["state"]): void {
-    if (this.options.quiet) return;
-    if (!this.stream.isTTY) {
-      this.stream.write(`${text}  ${this.status(state)}\n`);
-      return;
-    }
-    this.stream.write(`\r\x1b[K${text}\n`);
-    this.draw(state);
+    if (this.stream.isTTY) this.stream.write("\n");
+    this.startTime = 0;
   }
 
   private draw(state: CallbackContext["state"]): void {
-    if (this.options.quiet) return;
-    const filled = Math.round((BAR * state.globalStep) / state.maxSteps);
+    if (!this.stream.isTTY) return;
+    const filled = Math.min(BAR, Math.round((BAR * state.globalStep) / state.maxSteps));
     this.stream.write(`\r\x1b[K|${"█".repeat(filled)}${" ".repeat(BAR - filled)}| ${this.status(state)}`);
   }
 
@@ -82,11 +90,6 @@ export class ProgressCallback implements TrainerCallback {
     const loss = Number.isNaN(this.loss) ? "" : ` loss ${this.loss.toFixed(4)},`;
     return `step ${globalStep}/${maxSteps},${loss} ${rate}, ${gigabytes(this.options.memory().allocated)} GiB, ${left} left`;
   }
-}
-
-function format(row: LogRow): string {
-  const cells = Object.entries(row).map(([key, value]) => `'${key}': ${Number(value.toPrecision(4))}`);
-  return `{${cells.join(", ")}}`;
 }
 
 function clock(seconds: number): string {

@@ -1,66 +1,46 @@
-import { z } from "zod";
-import type { Dataset, PackingReport, RecipeReport, Row, TokenizedRow } from "../data/index.ts";
-import { collate, PACKING_STRATEGIES, pack, Sampler, tokenizeRows } from "../data/index.ts";
+import {
+  Dataset,
+  type PackingReport,
+  pack,
+  type RecipeReport,
+  type Row,
+  type TokenizedRow,
+  tokenizeRows,
+} from "../data/index.ts";
 import type { CausalLM } from "../models/model.ts";
 import { PeftModel } from "../peft/index.ts";
 import type { Tokenizer } from "../tokenizer/index.ts";
-import { camelCase, parseOptions } from "../util/options.ts";
+import { OptionError } from "../util/options.ts";
 import { TrainingArguments, type TrainingArgumentsOptions } from "./arguments.ts";
-import type { BatchSource } from "./batches.ts";
-import type { TrainerCallback } from "./callbacks.ts";
-import type { ComputeLoss } from "./step.ts";
+import { type BatchSource, isBatchSource } from "./batches.ts";
+import type { LogRow, TrainerCallback } from "./callbacks.ts";
+import type { ComputeLoss } from "./loss.ts";
+import type { ComputeMetrics, PreprocessLogits } from "./predictions.ts";
+import { parseSft, SFTConfig, type SFTOptions, type SFTValues, sftValues } from "./sft-config.ts";
+import { TokenizedSource } from "./tokenized-source.ts";
 import { asTrainable } from "./trainable.ts";
-import { Trainer } from "./trainer.ts";
+import { type EvalSources, type PredictionOutput, Trainer } from "./trainer.ts";
 
-/** What supervised fine-tuning adds to TrainingArguments (TRL's SFTConfig). */
-export const sftSchema = z.strictObject({
-  /** Column of plain text; rows of another recognised shape need none. */
-  datasetTextField: z.string().default("text"),
-  /** Tokens; longer rows are cut, and the report says how many. The model's maxSeqLength when left out. */
-  maxSeqLength: z.number().int().positive().nullable().default(null),
-  /** Put several sequences into one row of maxSeqLength tokens. */
-  packing: z.boolean().default(false),
-  packingStrategy: z.enum(PACKING_STRATEGIES).default("bfd"),
-  /** Train on completions only; null: for prompt/completion rows yes, for others no. */
-  completionOnlyLoss: z.boolean().nullable().default(null),
-  /** Train on the assistant's turns of conversations only. */
-  assistantOnlyLoss: z.boolean().default(false),
-  /** Bytes of activations that "unsloth" gradient checkpointing may keep; null: most of the free memory. */
-  activationMemory: z.number().int().positive().nullable().default(null),
-});
-export type SFTOptions = z.input<typeof sftSchema>;
+export { SFTConfig, type SFTOptions, sftSchema } from "./sft-config.ts";
 
-/** TRL's SFTConfig: training arguments and the above in one. */
-export class SFTConfig extends TrainingArguments {
-  readonly sft: Readonly<z.output<typeof sftSchema>>;
-
-  constructor(options: (SFTOptions & TrainingArgumentsOptions) | Record<string, unknown> = {}) {
-    const isSft = (key: string): boolean => sftName(key) in sftSchema.shape;
-    const entries = Object.entries(options);
-    super(Object.fromEntries(entries.filter(([key]) => !isSft(key))));
-    this.sft = parseSft(Object.fromEntries(entries.filter(([key]) => isSft(key))));
-  }
-}
-
-// TRL has called it max_seq_length and, since 0.20, max_length.
-const ALIASES: Readonly<Record<string, string>> = { maxLength: "maxSeqLength" };
-const sftName = (key: string): string => ALIASES[camelCase(key)] ?? camelCase(key);
-
-function parseSft(options: Readonly<Record<string, unknown>>): z.output<typeof sftSchema> {
-  const renamed = Object.entries(options).map(([key, value]) => [key in sftSchema.shape ? key : sftName(key), value]);
-  return parseOptions("SFTTrainer", sftSchema, Object.fromEntries(renamed));
-}
+/** One data set, or several by name. */
+export type EvalDatasets = Dataset<Row> | Readonly<Record<string, Dataset<Row>>>;
 
 export interface SFTTrainerOptions extends SFTOptions {
   readonly model: PeftModel | CausalLM;
-  readonly tokenizer: Tokenizer;
+  readonly tokenizer?: Tokenizer | undefined;
+  /** TRL's name for the tokenizer. */
+  readonly processingClass?: Tokenizer | undefined;
   readonly trainDataset: Dataset<Row>;
-  readonly evalDataset?: Dataset<Row> | undefined;
+  readonly evalDataset?: EvalDatasets | undefined;
   /** Text of a row, instead of a column or a recognised shape. */
   readonly formattingFunc?: ((row: Row) => string) | undefined;
-  readonly args?: TrainingArguments | TrainingArgumentsOptions | undefined;
-  readonly callbacks?: readonly TrainerCallback[];
+  /** Options as an object are those of SFTConfig. */
+  readonly args?: TrainingArguments | (SFTOptions & TrainingArgumentsOptions) | undefined;
+  readonly callbacks?: readonly TrainerCallback[] | undefined;
   readonly computeLoss?: ComputeLoss | undefined;
+  readonly computeMetrics?: ComputeMetrics | undefined;
+  readonly preprocessLogitsForMetrics?: PreprocessLogits | undefined;
 }
 
 /** What became of the training data. */
@@ -71,40 +51,59 @@ export interface DataReport {
 
 /**
  * Supervised fine-tuning: rows of any recognised shape are rendered with the model's chat template, tokenised, packed if
- * wanted, and trained on. Throws FormatError naming file and line at a malformed row.
+ * wanted, and trained on. Throws OptionError for settings, and FormatError naming file and line at a malformed row.
  */
 export class SFTTrainer extends Trainer {
   readonly tokenizer: Tokenizer;
   readonly dataReport: DataReport;
+  private readonly evalSettings: PrepareSettings;
 
   constructor(options: SFTTrainerOptions) {
-    const { model, tokenizer, trainDataset, evalDataset, formattingFunc, args, callbacks, computeLoss, ...rest } =
-      options;
-    const fromArgs = args instanceof SFTConfig ? args.sft : {};
-    const sft = parseSft({ ...fromArgs, ...rest });
+    const { model, tokenizer: named, processingClass, trainDataset, evalDataset, formattingFunc, ...rest } = options;
+    const { args: given, callbacks, computeLoss, computeMetrics, preprocessLogitsForMetrics, ...sftOptions } = rest;
+    const args = given instanceof TrainingArguments ? given : new SFTConfig(given);
+    const sft = parseSft({ ...(args instanceof SFTConfig && sftValues(args)), ...defined(sftOptions) });
+    const tokenizer = named ?? processingClass;
+    if (!tokenizer) throw new OptionError("SFTTrainer: tokenizer is missing (processingClass, in TRL's terms)");
     const lm = model instanceof PeftModel ? model.model : model;
     const maxSeqLength = sft.maxSeqLength ?? lm.maxSeqLength ?? Math.min(lm.config.maxPositions, 2048);
     if (tokenizer.vocabSize > lm.config.vocabSize) {
-      throw new Error(
+      throw new OptionError(
         `the tokenizer has ${tokenizer.vocabSize} tokens but the model only ${lm.config.vocabSize}: they do not belong together`,
       );
     }
-    const settings = { ...sft, maxSeqLength, tokenizer, formattingFunc };
-    const trainingArguments = args instanceof TrainingArguments ? args : new TrainingArguments(args);
-    const { seed, dataSeed } = trainingArguments.values;
-    const train = prepare(trainDataset, settings);
-    const shuffled = { seed: dataSeed ?? seed, shuffle: true };
+    const settings: PrepareSettings = { ...sft, maxSeqLength, tokenizer, formattingFunc };
+    const evalSettings = { ...settings, packing: sft.evalPacking ?? sft.packing };
+    const train = prepare(sft.shuffleDataset ? trainDataset.shuffle(args.seed) : trainDataset, settings);
     super({
       model: asTrainable(model, sft.activationMemory),
-      args: trainingArguments,
-      train: new TokenizedSource(train.rows, shuffled),
-      evaluation: evalDataset && new TokenizedSource(prepare(evalDataset, settings).rows, { seed, shuffle: false }),
-      callbacks: callbacks ?? [],
+      args,
+      train: new TokenizedSource(train.rows, {
+        strategy: args.trainSamplingStrategy,
+        seed: args.dataSeed ?? args.seed,
+        rowsPerStep: args.perDeviceTrainBatchSize * args.gradientAccumulationSteps,
+      }),
+      evaluation: evalDataset && evalSources(evalDataset, evalSettings),
+      callbacks,
       computeLoss,
+      computeMetrics,
+      preprocessLogitsForMetrics,
       maxPositions: maxSeqLength,
+      offload: sft.activationOffloading,
     });
     this.tokenizer = tokenizer;
     this.dataReport = train.report;
+    this.evalSettings = evalSettings;
+  }
+
+  /** As Trainer's, for rows that are prepared as those for training are. */
+  override evaluate(data?: EvalDatasets | EvalSources, prefix?: string): Promise<LogRow> {
+    return super.evaluate(data && evalSources(data, this.evalSettings), prefix);
+  }
+
+  /** As Trainer's, for rows that are prepared as those for training are. */
+  override predict(data: Dataset<Row> | BatchSource, prefix?: string): Promise<PredictionOutput> {
+    return super.predict(data instanceof Dataset ? evalSource(data, this.evalSettings) : data, prefix);
   }
 
   /** The adapter or model, with the tokenizer beside it. */
@@ -114,7 +113,22 @@ export class SFTTrainer extends Trainer {
   }
 }
 
-interface PrepareSettings extends z.output<typeof sftSchema> {
+/** Data sets prepared; sources as they are. */
+function evalSources(data: EvalDatasets | EvalSources, settings: PrepareSettings): EvalSources {
+  if (data instanceof Dataset) return evalSource(data, settings);
+  if (isBatchSource(data)) return data;
+  const entries = Object.entries(data as Readonly<Record<string, Dataset<Row> | BatchSource>>);
+  return Object.fromEntries(entries.map(([name, one]) => [name, isBatchSource(one) ? one : evalSource(one, settings)]));
+}
+
+function evalSource(dataset: Dataset<Row>, settings: PrepareSettings): TokenizedSource {
+  return new TokenizedSource(prepare(dataset, settings).rows, { strategy: "sequential", seed: 0, rowsPerStep: 1 });
+}
+
+const defined = (options: object): Record<string, unknown> =>
+  Object.fromEntries(Object.entries(options).filter(([, value]) => value !== undefined));
+
+interface PrepareSettings extends SFTValues {
   readonly maxSeqLength: number;
   readonly tokenizer: Tokenizer;
   readonly formattingFunc: ((row: Row) => string) | undefined;
@@ -144,27 +158,4 @@ function asText(dataset: Dataset<Row>, { formattingFunc, datasetTextField }: Pre
     );
   }
   return dataset.map((row) => ({ text: row[datasetTextField] }));
-}
-
-/** Tokenised rows in memory, shuffled anew each epoch. */
-export class TokenizedSource implements BatchSource {
-  private readonly rows: readonly (readonly TokenizedRow[])[];
-  private readonly order: { seed: number; shuffle: boolean };
-
-  constructor(rows: readonly (readonly TokenizedRow[])[], order: { seed: number; shuffle: boolean }) {
-    this.rows = rows;
-    this.order = order;
-  }
-
-  get length(): number {
-    return this.rows.length;
-  }
-
-  *batches(epoch: number, batchSize: number) {
-    const { length } = this;
-    const sampler = Sampler.fromState({ length, ...this.order, epoch, position: 0 }, length);
-    for (let left = length; left > 0; left -= batchSize) {
-      yield collate(sampler.nextBatch(batchSize).map((index) => this.rows[index]!));
-    }
-  }
 }

@@ -1,6 +1,16 @@
+import { FormatError, show } from "../formats/errors.ts";
+import { PythonFloat, pythonJson } from "../util/python-json.ts";
+import type { CallbackState } from "./callbacks.ts";
+import { count, number, parsePythonJson, record } from "./python-json-reader.ts";
+
+/** A row of the history: logs, with the step they were made at. */
+export type HistoryRow = Record<string, number>;
+
 /** What trainer_state.json holds, in Hugging Face's terms. */
 export interface TrainerState {
+  /** Epochs trained, with the fraction of the one at hand. */
   epoch: number;
+  /** Optimizer steps done. */
   globalStep: number;
   maxSteps: number;
   numTrainEpochs: number;
@@ -8,64 +18,99 @@ export interface TrainerState {
   loggingSteps: number;
   saveSteps: number;
   evalSteps: number;
+  /** Tokens trained on; there is no padding to count. */
   numInputTokensSeen: number;
-  /** Tokens of all kinds trained on, for TRL's num_tokens. */
-  logHistory: Record<string, number>[];
+  /** Floating-point operations, as Hugging Face estimates them: 6 · tokens · parameters without the embedding. */
+  totalFlos: number;
+  logHistory: HistoryRow[];
   bestMetric: number | null;
   bestGlobalStep: number | null;
   bestModelCheckpoint: string | null;
 }
 
-/** The file's content: keys in snake_case, sorted, two spaces, as Hugging Face writes it. */
-export function stateToJson(state: TrainerState): string {
+/** States of callbacks, by class name. */
+export type CallbackStates = Readonly<Record<string, CallbackState | readonly CallbackState[]>>;
+
+/** Numbers of log rows that Python holds as ints; all others are floats. */
+const INTEGER_KEYS = new Set(["step", "num_input_tokens_seen"]);
+
+/** The file's content, byte for byte as Hugging Face writes it: keys sorted, two spaces. */
+export function stateToJson(state: TrainerState, callbacks: CallbackStates): string {
   const row: Record<string, unknown> = {
     best_global_step: state.bestGlobalStep,
-    best_metric: state.bestMetric,
+    best_metric: state.bestMetric === null ? null : new PythonFloat(state.bestMetric),
     best_model_checkpoint: state.bestModelCheckpoint,
-    epoch: state.epoch,
+    epoch: new PythonFloat(state.epoch),
     eval_steps: state.evalSteps,
     global_step: state.globalStep,
     is_hyper_param_search: false,
     is_local_process_zero: true,
     is_world_process_zero: true,
-    log_history: state.logHistory,
+    log_history: state.logHistory.map((logs) =>
+      Object.fromEntries(
+        Object.entries(logs).map(([key, value]) => [key, INTEGER_KEYS.has(key) ? value : new PythonFloat(value)]),
+      ),
+    ),
     logging_steps: state.loggingSteps,
     max_steps: state.maxSteps,
     num_input_tokens_seen: state.numInputTokensSeen,
     num_train_epochs: state.numTrainEpochs,
     save_steps: state.saveSteps,
-    stateful_callbacks: {},
-    total_flos: 0,
+    stateful_callbacks: callbacks,
+    total_flos: new PythonFloat(state.totalFlos),
     train_batch_size: state.trainBatchSize,
     trial_name: null,
     trial_params: null,
   };
-  return `${JSON.stringify(row, null, 2)}\n`;
+  return `${pythonJson(row)}\n`;
 }
 
 /** The parts of a trainer_state.json that resuming needs. */
-export function stateFromJson(
-  text: string,
-  file: string,
-): Pick<TrainerState, "globalStep" | "epoch" | "logHistory" | "numInputTokensSeen"> {
-  let json: Record<string, unknown>;
-  try {
-    json = JSON.parse(text) as Record<string, unknown>;
-  } catch (error) {
-    throw new Error(`${file}: not valid JSON (${error instanceof Error ? error.message : error})`);
-  }
-  const number = (name: string): number => {
-    const value = json?.[name];
-    if (typeof value !== "number" || !Number.isFinite(value))
-      throw new Error(`${file}: ${name} must be a number, found ${JSON.stringify(value)}`);
-    return value;
-  };
+export interface SavedState
+  extends Pick<
+    TrainerState,
+    | "globalStep"
+    | "epoch"
+    | "logHistory"
+    | "numInputTokensSeen"
+    | "totalFlos"
+    | "bestMetric"
+    | "bestGlobalStep"
+    | "bestModelCheckpoint"
+  > {
+  readonly callbacks: CallbackStates;
+}
+
+/** Read a trainer_state.json, Hugging Face's too. Throws FormatError naming file and field. */
+export function stateFromJson(text: string, file: string): SavedState {
+  const json = parsePythonJson(text, file);
+  const optional = (name: string): number | null =>
+    json[name] === null || json[name] === undefined ? null : number(json, name, file);
   const history = json.log_history;
-  if (!Array.isArray(history)) throw new Error(`${file}: log_history must be a list, found ${typeof history}`);
+  const isRow = (row: unknown): boolean => typeof row === "object" && row !== null && !Array.isArray(row);
+  if (!Array.isArray(history) || !history.every(isRow)) {
+    throw new FormatError({ file, field: "log_history", found: show(history), expected: "a list of objects" });
+  }
+  const checkpoint = json.best_model_checkpoint ?? null;
+  if (checkpoint !== null && typeof checkpoint !== "string") {
+    throw new FormatError({
+      file,
+      field: "best_model_checkpoint",
+      found: show(checkpoint),
+      expected: "a path or null",
+    });
+  }
   return {
-    globalStep: number("global_step"),
-    epoch: number("epoch"),
-    numInputTokensSeen: number("num_input_tokens_seen"),
-    logHistory: history as Record<string, number>[],
+    globalStep: count(json, "global_step", file),
+    epoch: number(json, "epoch", file),
+    numInputTokensSeen: optional("num_input_tokens_seen") ?? 0,
+    totalFlos: optional("total_flos") ?? 0,
+    logHistory: history as HistoryRow[],
+    bestMetric: optional("best_metric"),
+    bestGlobalStep: optional("best_global_step"),
+    bestModelCheckpoint: checkpoint,
+    callbacks: (json.stateful_callbacks === undefined
+      ? {}
+      : record(json, "stateful_callbacks", file)) as CallbackStates,
   };
 }

@@ -1,39 +1,23 @@
 import type { Backend, BackendMemory, Executable } from "../backends/backend.ts";
 import type { Batch } from "../data/collate.ts";
-import { differentiate } from "../graph/autodiff.ts";
-import { Graph, type Value } from "../graph/graph.ts";
-import { type CheckpointPolicy, plan } from "../graph/plan.ts";
+import type { CheckpointPolicy } from "../graph/plan.ts";
 import type { Program } from "../graph/program.ts";
-import { DecoderTrace, type TokenInputs } from "../models/decoder.ts";
 import type { CausalLM } from "../models/model.ts";
-import { LOSS_METRICS, type Loss } from "../ops/cross-entropy.ts";
-import { constantOp } from "../ops/elementwise.ts";
+import { LOSS_METRICS } from "../ops/cross-entropy.ts";
 import type { Optimizer } from "../optim/optimizer.ts";
+import type { ComputeLoss } from "./loss.ts";
+import { neftuneNoise } from "./neftune.ts";
+import { type BatchMode, LOG_PREFIX, planBatch, planLogits } from "./step-programs.ts";
 
-/** Sums over the trained tokens of one microbatch. */
+/** What one microbatch gave. */
 export interface StepResult {
   /** This microbatch's part of the window's loss: lossScale·Σ CE. */
   readonly loss: number;
-  readonly metrics: Readonly<Record<(typeof LOSS_METRICS)[number], number>>;
+  /** Sums over its trained tokens; null when the loss does not give them. */
+  readonly metrics: Readonly<Record<(typeof LOSS_METRICS)[number], number>> | null;
+  /** Further numbers that the loss reports. */
+  readonly logs: Readonly<Record<string, number>>;
 }
-
-/** What a traced loss may use. */
-export interface LossContext {
-  readonly graph: Graph;
-  readonly trace: DecoderTrace;
-  readonly tokens: TokenInputs;
-  /** i32[T], shifted: each token's label is the next token, −100 where nothing is trained. */
-  readonly labels: Value;
-  /** f32[1]: 1 / trained tokens of the accumulation window. */
-  readonly lossScale: Value;
-  readonly labelSmoothing: number;
-}
-
-/** The loss of a batch; the default is next-token cross-entropy. */
-export type ComputeLoss = (context: LossContext) => Loss;
-
-export const crossEntropyLoss: ComputeLoss = ({ trace, tokens, labels, lossScale, labelSmoothing }) =>
-  trace.loss(trace.hidden(tokens), { labels, lossScale, labelSmoothing });
 
 export interface StepOptions {
   readonly model: CausalLM;
@@ -44,6 +28,8 @@ export interface StepOptions {
   /** Longest sequence: the rotary table's length. */
   readonly maxPositions: number;
   readonly labelSmoothing?: number | undefined;
+  /** Strength of NEFTune's noise; null or left out: none. */
+  readonly neftuneNoiseAlpha?: number | null | undefined;
 }
 
 /** Programs kept ready; a program of a length not seen lately is planned again. */
@@ -60,19 +46,36 @@ export class StepRunner {
     this.backend = options.model.backend;
   }
 
-  /** Add this microbatch's gradients to the buffers. `seed` draws the dropout masks. */
-  train(batch: Batch, lossScale: number, seed: Uint32Array): Promise<StepResult> {
-    return this.execute("train", batch, lossScale, seed);
+  get vocabSize(): number {
+    return this.options.model.config.vocabSize;
   }
 
-  /** The loss only, without dropout. */
-  evaluate(batch: Batch, lossScale: number): Promise<StepResult> {
-    return this.execute("eval", batch, lossScale, new Uint32Array(2));
+  /** Add this microbatch's gradients to the buffers. `seed` u32[2] draws dropout masks and noise. */
+  async train(batch: Batch, lossScale: number, seed: Uint32Array): Promise<StepResult> {
+    return resultOf(await this.execute("train", batch, lossScale, seed));
+  }
+
+  /** The loss only, without dropout and noise. */
+  async evaluate(batch: Batch, lossScale: number): Promise<StepResult> {
+    return resultOf(await this.execute("eval", batch, lossScale));
+  }
+
+  /** The same with the hidden states after the last norm, [T, d]: what `logits` takes. */
+  async predict(batch: Batch, lossScale: number): Promise<StepResult & { hidden: Float32Array }> {
+    const outputs = await this.execute("predict", batch, lossScale);
+    return { ...resultOf(outputs), hidden: outputs.hidden! };
+  }
+
+  /** Logits [rows, V] of hidden states [rows, d]. */
+  async logits(hidden: Float32Array): Promise<Float32Array> {
+    const rows = hidden.length / this.options.model.config.hiddenSize;
+    const executable = this.executable(`logits:${rows}`, () => planLogits(this.options, rows));
+    return (await executable.execute({ hidden })).logits!;
   }
 
   /** The planned program for a number of tokens, compiled on first use. */
-  program(mode: "train" | "eval", tokens: number): Program {
-    return this.executable(mode, tokens).program;
+  program(mode: BatchMode, tokens: number): Program {
+    return this.batchExecutable(mode, tokens).program;
   }
 
   memory(): BackendMemory {
@@ -84,26 +87,40 @@ export class StepRunner {
     this.cache.clear();
   }
 
-  private async execute(mode: "train" | "eval", batch: Batch, scale: number, seed: Uint32Array): Promise<StepResult> {
-    const executable = this.executable(mode, batch.inputIds.length);
+  private async execute(
+    mode: BatchMode,
+    batch: Batch,
+    scale: number,
+    seed: Uint32Array = new Uint32Array(2),
+  ): Promise<Record<string, Float32Array>> {
+    const { model, neftuneNoiseAlpha } = this.options;
+    const executable = this.batchExecutable(mode, batch.inputIds.length);
     const { inputIds: ids, positions, seqStart, seqEnd, labels } = batch;
     const all = { ids, positions, seqStart, seqEnd, labels, lossScale: Float32Array.of(scale), seed };
-    const wanted = [...executable.program.inputs.keys()] as (keyof typeof all)[];
-    const inputs = Object.fromEntries(wanted.map((name) => [name, all[name]]));
-    const { loss, metrics } = await executable.execute(inputs);
-    const named = Object.fromEntries(LOSS_METRICS.map((name, i) => [name, metrics![i]!])) as StepResult["metrics"];
-    return { loss: loss![0]!, metrics: named };
+    const wanted = [...executable.program.inputs.keys()];
+    const inputs = Object.fromEntries(
+      wanted.map((name) => [
+        name,
+        name === "noise"
+          ? neftuneNoise(batch, model.config.hiddenSize, neftuneNoiseAlpha!, seed)
+          : all[name as keyof typeof all],
+      ]),
+    );
+    return executable.execute(inputs);
   }
 
-  private executable(mode: "train" | "eval", tokens: number): Executable {
-    const key = `${mode}:${tokens}`;
+  private batchExecutable(mode: BatchMode, tokens: number): Executable {
+    return this.executable(`${mode}:${tokens}`, () => planBatch(this.options, mode, tokens));
+  }
+
+  private executable(key: string, plan: () => Program): Executable {
     const found = this.cache.get(key);
     if (found) {
       this.cache.delete(key);
       this.cache.set(key, found);
       return found;
     }
-    const executable = this.backend.compile(this.plan(mode, tokens));
+    const executable = this.backend.compile(plan());
     this.cache.set(key, executable);
     if (this.cache.size > CACHED_PROGRAMS) {
       const [oldest, stale] = this.cache.entries().next().value!;
@@ -112,54 +129,15 @@ export class StepRunner {
     }
     return executable;
   }
+}
 
-  private plan(mode: "train" | "eval", tokens: number): Program {
-    const {
-      model,
-      optimizer,
-      computeLoss = crossEntropyLoss,
-      policy,
-      offload,
-      maxPositions,
-      labelSmoothing = 0,
-    } = this.options;
-    const graph = new Graph();
-    const labels = graph.input("labels", "i32", [tokens]);
-    const lossScale = graph.input("lossScale", "f32", [1]);
-    const training = mode === "train";
-    const inputs: TokenInputs = {
-      ids: graph.input("ids", "i32", [tokens]),
-      positions: graph.input("positions", "i32", [tokens]),
-      seqStart: graph.input("seqStart", "i32", [tokens]),
-      seqEnd: graph.input("seqEnd", "i32", [tokens]),
-    };
-    const seed = training ? graph.input("seed", "u32", [2]) : null;
-    const trace = new DecoderTrace(graph, model, { seed, maxPositions });
-    const { loss, metrics } = computeLoss({
-      graph,
-      trace,
-      tokens: inputs,
-      labels,
-      lossScale,
-      labelSmoothing: training ? labelSmoothing : 0,
-    });
-    graph.output("loss", loss);
-    graph.output("metrics", metrics);
-    if (training) {
-      const one = graph.inPhase("backward", () => graph.apply(constantOp, [], { value: 1 })[0]!);
-      const targets = optimizer.trainables.map((trainable) => ({
-        value: graph.use(trainable.tensor),
-        into: graph.use(optimizer.gradient(trainable), { mutable: true }),
-      }));
-      differentiate(graph, loss, targets, one);
-    }
-    const { workspaceOf, rates } = this.backend;
-    return plan(graph, {
-      workspaceOf,
-      rates,
-      policy: training ? policy : { kind: "keep" },
-      offload: offload ?? false,
-      name: `${mode} step, ${tokens} tokens`,
-    });
-  }
+function resultOf(outputs: Readonly<Record<string, Float32Array>>): StepResult {
+  const { loss, metrics } = outputs;
+  const named = metrics && Object.fromEntries(LOSS_METRICS.map((name, i) => [name, metrics[i]!]));
+  const logs = Object.entries(outputs).filter(([name]) => name.startsWith(LOG_PREFIX));
+  return {
+    loss: loss![0]!,
+    metrics: (named as StepResult["metrics"]) ?? null,
+    logs: Object.fromEntries(logs.map(([name, value]) => [name.slice(LOG_PREFIX.length), value[0]!])),
+  };
 }

@@ -1,7 +1,9 @@
 import type { DeviceTensor } from "../backends/backend.ts";
+import { FormatError, show } from "../formats/errors.ts";
 import {
   openSafetensors,
   type SafetensorsDtype,
+  type SafetensorsSource,
   type TensorToWrite,
   writeSafetensors,
 } from "../formats/safetensors.ts";
@@ -26,32 +28,36 @@ export async function writeTensors(
   await writeSafetensors(path, entries, metadata);
 }
 
-/** Fill device tensors from a file that holds exactly them; gives the file's metadata. */
+/** Fill device tensors from a file that holds exactly them; gives the file's metadata. Throws FormatError. */
 export async function readTensors(
   path: string,
   tensors: ReadonlyMap<string, DeviceTensor>,
 ): Promise<ReadonlyMap<string, string>> {
   using file = openSafetensors(path);
-  // All is checked before anything is changed.
+  for (const name of file.tensors.keys()) {
+    if (tensors.has(name)) continue;
+    const expected = "only tensors of this training; was it started with other settings?";
+    throw new FormatError({ file: path, field: "tensors", found: show(name), expected });
+  }
+  await fillTensors(file, tensors);
+  return file.metadata;
+}
+
+/** Fill device tensors, bit for bit, from among a file's. Nothing is changed when one is missing or of another kind. */
+export async function fillTensors(file: SafetensorsSource, tensors: ReadonlyMap<string, DeviceTensor>): Promise<void> {
   for (const [name, tensor] of tensors) {
     const info = file.tensors.get(name);
-    if (!info) throw new Error(`${path}: tensor "${name}" is missing`);
-    const [found, wanted] = [
-      `${info.dtype}[${info.shape.join(",")}]`,
-      `${safetensorsType(tensor)}[${tensor.shape.join(",")}]`,
-    ];
-    if (found !== wanted) throw new Error(`${path}: tensor "${name}" is ${found}; this training needs ${wanted}`);
-  }
-  for (const name of file.tensors.keys()) {
-    if (!tensors.has(name))
-      throw new Error(`${path}: tensor "${name}" is not part of this training; was it started with other settings?`);
+    const found = info ? `${info.dtype}[${info.shape.join(",")}]` : "no such tensor";
+    const expected = `${safetensorsType(tensor)}[${tensor.shape.join(",")}]`;
+    if (found !== expected) {
+      throw new FormatError({ file: file.path, field: `tensor ${show(name)}`, found, expected });
+    }
   }
   for (const [name, tensor] of tensors) {
     const bytes = new Uint8Array(tensor.bytes);
     await file.readInto(name, bytes);
     tensor.write(bytes);
   }
-  return file.metadata;
 }
 
 function safetensorsType(tensor: DeviceTensor): SafetensorsDtype {

@@ -1,9 +1,13 @@
+import { join } from "node:path";
+import type { DeviceTensor } from "../backends/backend.ts";
+import { openSafetensors, openSafetensorsFolder } from "../formats/safetensors.ts";
 import type { CheckpointPolicy } from "../graph/plan.ts";
 import { availableMemory } from "../models/load/available-memory.ts";
 import type { CausalLM } from "../models/model.ts";
 import { saveModel } from "../models/save.ts";
 import type { Trainable } from "../optim/optimizer.ts";
 import { type GradientCheckpointing, PeftModel } from "../peft/index.ts";
+import { fillTensors } from "./tensor-files.ts";
 
 /** A model with what training needs to know: which tensors change, and how it is saved. */
 export interface TrainableModel {
@@ -12,16 +16,28 @@ export interface TrainableModel {
   readonly checkpointing: CheckpointPolicy;
   /** Write the adapter, or the whole model when that is what was trained. */
   save(dir: string): Promise<void>;
+  /** Read the trained tensors back, bit for bit, from what `save` wrote. Throws FormatError. */
+  load(dir: string): Promise<void>;
 }
 
 /** Share of the free memory that "unsloth" checkpointing leaves to activations; the rest is for everybody else. */
 const ACTIVATION_SHARE = 0.75;
+
+/** Parameters without weight decay, by name (transformers' Trainer). */
+const NO_DECAY = /bias|layernorm|rmsnorm|(?:^|\.)norm(?:$|\.)|_norm(?:$|\.)/;
 
 /** Which activations to keep, from the setting's three words. */
 export function checkpointPolicy(setting: GradientCheckpointing, budget: number | null): CheckpointPolicy {
   if (setting === false) return { kind: "keep" };
   if (setting === true) return { kind: "recompute" };
   return { kind: "budget", bytes: budget ?? Math.floor(ACTIVATION_SHARE * availableMemory()) };
+}
+
+/** Which activations a training keeps: as the model was set up, unless the training argument asks for more. */
+export function trainingPolicy(model: TrainableModel, setting: GradientCheckpointing | null): CheckpointPolicy {
+  // False is Hugging Face's default and does not switch off what getPeftModel was asked for.
+  if (setting === "unsloth") return checkpointPolicy("unsloth", null);
+  return setting === true && model.checkpointing.kind === "keep" ? { kind: "recompute" } : model.checkpointing;
 }
 
 /**
@@ -34,7 +50,18 @@ export function asTrainable(model: PeftModel | CausalLM, budget: number | null =
     if (trainables.length === 0)
       throw new Error("the adapter was loaded for inference: load it with isTrainable: true to train it");
     const checkpointing = checkpointPolicy(model.gradientCheckpointing, budget);
-    return { lm: model.model, trainables, checkpointing, save: (dir) => model.savePretrained(dir) };
+    return {
+      lm: model.model,
+      trainables,
+      checkpointing,
+      save: (dir) => model.savePretrained(dir),
+      async load(dir) {
+        // PEFT's layout: the adapter named "default" is in the folder itself.
+        const folder = model.activeAdapter === "default" ? dir : join(dir, model.activeAdapter);
+        using file = openSafetensors(join(folder, "adapter_model.safetensors"));
+        await fillTensors(file, byName(trainables));
+      },
+    };
   }
   const frozen = [...model.parameters.values()].find((tensor) => tensor.dtype !== "f32");
   if (frozen) {
@@ -46,7 +73,7 @@ export function asTrainable(model: PeftModel | CausalLM, budget: number | null =
   const trainables = [...model.parameters].map(([name, tensor]) => ({
     name,
     tensor,
-    decay: !/bias|norm/.test(name),
+    decay: !NO_DECAY.test(name),
     embedding: name === "model.embed_tokens.weight",
   }));
   return {
@@ -54,5 +81,12 @@ export function asTrainable(model: PeftModel | CausalLM, budget: number | null =
     trainables,
     checkpointing: checkpointPolicy("unsloth", budget),
     save: (dir) => saveModel(model, dir),
+    async load(dir) {
+      using folder = openSafetensorsFolder(dir);
+      await fillTensors(folder, byName(trainables));
+    },
   };
 }
+
+const byName = (trainables: readonly Trainable[]): Map<string, DeviceTensor> =>
+  new Map(trainables.map(({ name, tensor }) => [name, tensor]));

@@ -1,38 +1,51 @@
-import { join } from "node:path";
-import type { Batch } from "../data/collate.ts";
+import { LearningRate } from "../optim/learning-rate.ts";
 import { Optimizer } from "../optim/optimizer.ts";
-import { type ScheduleOptions, scheduleFactor, scheduleSettings, warmupSteps } from "../optim/schedule.ts";
-import { TrainingArguments, type TrainingArgumentsOptions } from "./arguments.ts";
-import { type BatchSource, windows } from "./batches.ts";
+import { warmupSteps } from "../optim/schedule.ts";
+import { OptionError } from "../util/options.ts";
+import { isEightBit, TrainingArguments, type TrainingArgumentsOptions } from "./arguments.ts";
+import { type BatchSource, isBatchSource } from "./batches.ts";
 import {
   type CallbackContext,
   CallbackList,
+  type CallbackOrClass,
   type LogRow,
+  newControl,
   type TrainerCallback,
   type TrainerControl,
 } from "./callbacks.ts";
-import { latestCheckpoint, loadCheckpoint, removeOldCheckpoints, saveCheckpoint } from "./checkpoint.ts";
-import { LossLog } from "./loss-log.ts";
-import { ProgressCallback } from "./progress.ts";
+import { DefaultFlowCallback } from "./default-flow.ts";
+import { type Evaluation, evaluateSource } from "./evaluation.ts";
+import type { ComputeLoss } from "./loss.ts";
+import type { ComputeMetrics, EvalPrediction, PreprocessLogits } from "./predictions.ts";
+import { printers, reporters } from "./reporting.ts";
 import type { TrainerState } from "./state.ts";
-import { type ComputeLoss, StepRunner } from "./step.ts";
-import type { TrainableModel } from "./trainable.ts";
+import { StepRunner } from "./step.ts";
+import { type TrainableModel, trainingPolicy } from "./trainable.ts";
+import { TrainingRun, type TrainOptions, type TrainOutput } from "./training-run.ts";
+import { intervalSteps, type TrainingSteps, trainingSteps } from "./training-steps.ts";
+
+/** One data set, or several by name: their metrics are called eval_<name>_loss and so on. */
+export type EvalSources = BatchSource | Readonly<Record<string, BatchSource>>;
 
 export interface TrainerOptions {
   readonly model: TrainableModel;
-  readonly args?: TrainingArguments | TrainingArgumentsOptions;
+  readonly args?: TrainingArguments | TrainingArgumentsOptions | undefined;
   readonly train: BatchSource;
-  readonly evaluation?: BatchSource | undefined;
-  readonly callbacks?: readonly TrainerCallback[];
+  readonly evaluation?: EvalSources | undefined;
+  readonly callbacks?: readonly TrainerCallback[] | undefined;
   /** Replaces next-token cross-entropy; traced like it. */
   readonly computeLoss?: ComputeLoss | undefined;
+  /** Numbers from the predictions of an evaluation, to log with its loss. */
+  readonly computeMetrics?: ComputeMetrics | undefined;
+  /** What computeMetrics and predict get of the logits; all of them when left out. */
+  readonly preprocessLogitsForMetrics?: PreprocessLogits | undefined;
   readonly maxPositions: number;
+  /** Let the planner move activations to host memory. */
+  readonly offload?: boolean | undefined;
 }
 
-/** What a training returns, as Hugging Face's TrainOutput. */
-export interface TrainOutput {
-  readonly globalStep: number;
-  readonly trainingLoss: number;
+/** Predictions of a data set, as Hugging Face's PredictionOutput. */
+export interface PredictionOutput extends EvalPrediction {
   readonly metrics: LogRow;
 }
 
@@ -42,141 +55,137 @@ export interface TrainOutput {
  */
 export class Trainer {
   readonly args: TrainingArguments;
-  readonly state: TrainerState;
   readonly runner: StepRunner;
   readonly optimizer: Optimizer;
-  protected readonly options: TrainerOptions;
-  private readonly scheduleSettings: Readonly<Record<string, number | string>>;
-  private readonly callbacks: CallbackList;
-  private readonly control: TrainerControl = {
-    shouldTrainingStop: false,
-    shouldEvaluate: false,
-    shouldSave: false,
-    shouldLog: false,
-  };
+  readonly control: TrainerControl = newControl();
+  readonly steps: TrainingSteps;
+  readonly options: TrainerOptions;
+  readonly callbacks: CallbackList;
+  /** Of the training at hand, or the last one. */
+  state: TrainerState;
 
   constructor(options: TrainerOptions) {
     this.options = options;
     this.args = options.args instanceof TrainingArguments ? options.args : new TrainingArguments(options.args);
-    const { values } = this.args;
+    const { args } = this;
     const { model } = options;
-    this.scheduleSettings = scheduleSettings(values.lrSchedulerType, values.lrSchedulerKwargs);
-    if (model.trainables.length === 0) throw new Error("nothing to train: no parameter of the model is trainable");
-    if (values.evalStrategy !== "no" && !options.evaluation) {
-      throw new Error(`evalStrategy is "${values.evalStrategy}" but no evalDataset was given`);
+    if (model.trainables.length === 0)
+      throw new OptionError("nothing to train: no parameter of the model is trainable");
+    if (args.evalStrategy !== "no" && !options.evaluation) {
+      throw new OptionError(`evalStrategy is "${args.evalStrategy}" but no evalDataset was given`);
     }
+    this.steps = trainingSteps(options.train.length, args);
+    // Bad settings show here, not when training begins.
+    this.newLearningRate();
     this.optimizer = new Optimizer(model.lm.backend, model.trainables, {
-      beta1: values.adamBeta1,
-      beta2: values.adamBeta2,
-      epsilon: values.adamEpsilon,
-      weightDecay: values.weightDecay,
-      eightBit: values.optim === "adamw_8bit" || values.optim === "adamw_bnb_8bit",
+      beta1: args.adamBeta1,
+      beta2: args.adamBeta2,
+      epsilon: args.adamEpsilon,
+      weightDecay: args.weightDecay,
+      eightBit: isEightBit(args.optim),
     });
     this.runner = new StepRunner({
       model: model.lm,
       optimizer: this.optimizer,
       computeLoss: options.computeLoss,
-      policy: model.checkpointing,
+      policy: trainingPolicy(model, args.gradientCheckpointing),
+      offload: options.offload,
       maxPositions: options.maxPositions,
-      labelSmoothing: values.labelSmoothingFactor,
+      labelSmoothing: args.labelSmoothingFactor,
+      neftuneNoiseAlpha: args.neftuneNoiseAlpha,
     });
-    const perEpoch = this.stepsPerEpoch();
-    const maxSteps = values.maxSteps > 0 ? values.maxSteps : Math.ceil(values.numTrainEpochs * perEpoch);
-    this.state = {
-      epoch: 0,
-      globalStep: 0,
-      maxSteps,
-      numTrainEpochs: Math.ceil(maxSteps / perEpoch),
-      trainBatchSize: values.perDeviceTrainBatchSize,
-      loggingSteps: values.loggingSteps,
-      saveSteps: values.saveSteps,
-      evalSteps: values.evalSteps ?? values.loggingSteps,
-      numInputTokensSeen: 0,
-      logHistory: [],
-      bestMetric: null,
-      bestGlobalStep: null,
-      bestModelCheckpoint: null,
-    };
-    const progress = new ProgressCallback({ memory: () => this.runner.memory(), quiet: values.disableTqdm });
-    this.callbacks = new CallbackList([progress, ...(options.callbacks ?? [])]);
+    this.state = this.newState();
+    this.callbacks = new CallbackList([
+      new DefaultFlowCallback(),
+      ...reporters(args),
+      ...(options.callbacks ?? []),
+      ...printers(args, () => this.runner.memory()),
+    ]);
+    this.callbacks.initEnd(this.context());
   }
 
-  /** Train from the start, or from a checkpoint: `true` takes the latest of outputDir, a path that one. */
-  async train({
-    resumeFromCheckpoint = false,
-  }: {
-    resumeFromCheckpoint?: boolean | string;
-  } = {}): Promise<TrainOutput> {
-    if (resumeFromCheckpoint) await this.resume(resumeFromCheckpoint);
-    const { state, control } = this;
-    const perEpoch = this.stepsPerEpoch();
-    const log = new LossLog();
-    const started = performance.now();
-    const firstStep = state.globalStep;
-    const tokensBefore = state.numInputTokensSeen;
-    control.shouldTrainingStop = false;
-    await this.emit("onTrainBegin");
-    for (let epoch = Math.floor(state.globalStep / perEpoch); state.globalStep < state.maxSteps; epoch++) {
-      await this.emit("onEpochBegin");
-      const skip = state.globalStep - epoch * perEpoch;
-      for await (const window of this.windows(epoch, skip)) {
-        await this.step(window, log);
-        state.epoch = state.globalStep / perEpoch;
-        await this.emit("onStepEnd");
-        const epochEnds = state.globalStep % perEpoch === 0;
-        await this.afterStep(log, epochEnds);
-        if (control.shouldTrainingStop || state.globalStep >= state.maxSteps) break;
-      }
-      await this.emit("onEpochEnd");
-      if (control.shouldTrainingStop) break;
-    }
-    const seconds = (performance.now() - started) / 1000;
-    const steps = state.globalStep - firstStep;
-    const { values } = this.args;
-    const samples = steps * values.perDeviceTrainBatchSize * values.gradientAccumulationSteps;
-    const metrics = {
-      train_runtime: seconds,
-      train_samples_per_second: samples / seconds,
-      train_steps_per_second: steps / seconds,
-      train_tokens_per_second: (state.numInputTokensSeen - tokensBefore) / seconds,
-      train_loss: log.overall(),
-      epoch: state.epoch,
-    };
-    await this.log(metrics);
-    await this.emit("onTrainEnd");
-    return { globalStep: state.globalStep, trainingLoss: metrics.train_loss, metrics };
+  /**
+   * Train from the start, or from a checkpoint: `true` takes the latest of outputDir, a path that one. SIGINT or SIGTERM
+   * (or `signal`) finishes the step at hand, saves a checkpoint and throws TrainingInterrupted.
+   */
+  async train(options: TrainOptions = {}): Promise<TrainOutput> {
+    this.state = this.newState();
+    return new TrainingRun(this).train(options);
   }
 
-  /** Mean loss per trained token of the evaluation data. */
-  async evaluate(): Promise<LogRow> {
-    const { evaluation } = this.options;
-    if (!evaluation) throw new Error("no evalDataset was given");
-    const started = performance.now();
-    let [crossEntropy, correct, entropy, targets] = [0, 0, 0, 0];
-    for await (const batch of evaluation.batches(0, this.args.values.perDeviceEvalBatchSize)) {
-      const { metrics } = await this.runner.evaluate(batch, 1);
-      crossEntropy += metrics.crossEntropy;
-      correct += metrics.correct;
-      entropy += metrics.entropy;
-      targets += metrics.targets;
+  /**
+   * Loss and metrics of the evaluation data, or of other data; they are logged. Several data sets give the metrics of all.
+   * @param prefix what the metrics' names begin with
+   */
+  async evaluate(source?: EvalSources, prefix = "eval"): Promise<LogRow> {
+    const sources = source ?? this.options.evaluation;
+    if (!sources) throw new OptionError("no evalDataset was given");
+    if (!isBatchSource(sources)) {
+      let all: LogRow = {};
+      for (const [name, one] of Object.entries(sources))
+        all = { ...all, ...(await this.evaluate(one, `${prefix}_${name}`)) };
+      return all;
     }
-    const seconds = (performance.now() - started) / 1000;
-    const metrics = {
-      eval_loss: crossEntropy / targets,
-      eval_entropy: entropy / targets,
-      eval_mean_token_accuracy: correct / targets,
-      eval_runtime: seconds,
-      eval_samples_per_second: evaluation.length / seconds,
-      epoch: this.state.epoch,
-    };
-    this.state.logHistory.push({ ...metrics, step: this.state.globalStep });
-    await this.emit("onEvaluate", metrics);
-    return metrics;
+    const { metrics, tokenMetrics } = await this.runThrough(sources, prefix, false);
+    const tokens = { [`${prefix}_num_tokens`]: this.state.numInputTokensSeen };
+    const row = await this.log({ ...metrics, ...tokenMetrics, ...tokens });
+    this.control.shouldEvaluate = false;
+    await this.emit("onEvaluate", row);
+    return row;
+  }
+
+  /** Predictions, labels and metrics of a data set, as evaluate computes them but kept; nothing is logged. */
+  async predict(source: BatchSource, prefix = "test"): Promise<PredictionOutput> {
+    const { metrics, tokenMetrics, prediction } = await this.runThrough(source, prefix, true);
+    const row = { ...metrics, ...tokenMetrics };
+    await this.emit("onPredict", row);
+    return { ...prediction, metrics: row };
   }
 
   /** Write the trained adapter or model. */
   async saveModel(dir: string = this.args.outputDir): Promise<void> {
     await this.options.model.save(dir);
+  }
+
+  addCallback(callback: TrainerCallback): void {
+    this.callbacks.callbacks.push(callback);
+  }
+
+  /** Take out a callback, or the first of a class; gives it, or null if there is none. */
+  removeCallback(callback: CallbackOrClass): TrainerCallback | null {
+    return this.callbacks.remove(callback);
+  }
+
+  /** Add a row to the history and tell the callbacks; gives the row with what was added to it. */
+  async log(logs: LogRow, speed: LogRow = {}): Promise<LogRow> {
+    const { state, args } = this;
+    const counts = args.includeNumInputTokensSeen !== "no" && args.includeNumInputTokensSeen !== false;
+    const row = {
+      ...logs,
+      epoch: state.epoch,
+      ...(counts && { num_input_tokens_seen: state.numInputTokensSeen, ...speed }),
+    };
+    state.logHistory.push({ ...row, step: state.globalStep });
+    this.control.shouldLog = false;
+    await this.emit("onLog", row);
+    return row;
+  }
+
+  emit(event: Parameters<CallbackList["call"]>[0], row?: LogRow): Promise<void> {
+    return this.callbacks.call(event, this.context(), row);
+  }
+
+  /** The learning rate of a training from its start. */
+  newLearningRate(): LearningRate {
+    const { args, steps } = this;
+    return new LearningRate({
+      type: args.lrSchedulerType,
+      learningRate: args.learningRate,
+      warmupSteps: warmupSteps(args, steps.maxSteps),
+      totalSteps: steps.maxSteps,
+      settings: args.lrSchedulerKwargs ?? {},
+      greaterIsBetter: args.greaterIsBetter ?? false,
+    });
   }
 
   dispose(): void {
@@ -188,87 +197,44 @@ export class Trainer {
     this.dispose();
   }
 
-  /** The learning rate of an optimizer step, counted from 0. */
-  learningRate(step: number): number {
-    const { values } = this.args;
-    const schedule: ScheduleOptions = {
-      type: values.lrSchedulerType,
-      learningRate: values.learningRate,
-      warmupSteps: warmupSteps(values, this.state.maxSteps),
-      totalSteps: this.state.maxSteps,
-      settings: this.scheduleSettings,
+  private runThrough(source: BatchSource, prefix: string, keepPredictions: boolean): Promise<Evaluation> {
+    const { args, options } = this;
+    return evaluateSource(source, {
+      runner: this.runner,
+      batchSize: args.perDeviceEvalBatchSize,
+      computeMetrics: args.predictionLossOnly ? null : (options.computeMetrics ?? null),
+      preprocess: options.preprocessLogitsForMetrics ?? null,
+      batchEvalMetrics: args.batchEvalMetrics,
+      include: args.includeForMetrics,
+      keepPredictions: keepPredictions && !args.predictionLossOnly,
+      prefix,
+      onBatch: () => this.emit("onPredictionStep"),
+    });
+  }
+
+  private context(): CallbackContext {
+    const { args, state, control, optimizer, options } = this;
+    return { args, state, control, optimizer, model: options.model.lm };
+  }
+
+  private newState(): TrainerState {
+    const { args, steps } = this;
+    const { maxSteps, numTrainEpochs } = steps;
+    return {
+      epoch: 0,
+      globalStep: 0,
+      maxSteps,
+      numTrainEpochs,
+      trainBatchSize: args.perDeviceTrainBatchSize,
+      loggingSteps: intervalSteps(args.loggingSteps, maxSteps),
+      saveSteps: intervalSteps(args.saveSteps, maxSteps),
+      evalSteps: intervalSteps(args.evalSteps, maxSteps),
+      numInputTokensSeen: 0,
+      totalFlos: 0,
+      logHistory: [],
+      bestMetric: null,
+      bestGlobalStep: null,
+      bestModelCheckpoint: null,
     };
-    return values.learningRate * scheduleFactor(step, schedule);
-  }
-
-  private async step(window: readonly Batch[], log: LossLog): Promise<void> {
-    const { state } = this;
-    const { seed, maxGradNorm } = this.args.values;
-    await this.emit("onStepBegin");
-    const targets = window.reduce((sum, batch) => sum + batch.numTargets, 0);
-    for (const [index, batch] of window.entries()) {
-      const masks = Uint32Array.of(seed >>> 0, state.globalStep * window.length + index);
-      log.add(await this.runner.train(batch, targets > 0 ? 1 / targets : 0, masks));
-      state.numInputTokensSeen += batch.numTokens;
-      if (index + 1 < window.length) await this.emit("onSubstepEnd");
-    }
-    const rate = this.learningRate(state.globalStep);
-    const norm = await this.optimizer.update(rate, maxGradNorm);
-    log.stepDone(rate, norm);
-    if (!Number.isFinite(norm)) {
-      process.emitWarning(
-        `step ${state.globalStep + 1}: the gradient norm is ${norm}; the step was skipped`,
-        "UnslothWarning",
-      );
-    }
-    state.globalStep++;
-  }
-
-  private async afterStep(log: LossLog, epochEnds: boolean): Promise<void> {
-    const { state, control } = this;
-    const { values } = this.args;
-    const due = (strategy: string, every: number): boolean =>
-      strategy === "steps" ? state.globalStep % every === 0 : strategy === "epoch" && epochEnds;
-    const first = values.loggingFirstStep && state.globalStep === 1;
-    if (control.shouldLog || first || state.globalStep % values.loggingSteps === 0) {
-      await this.log({ ...log.take(), epoch: state.epoch, num_tokens: state.numInputTokensSeen });
-    }
-    if (control.shouldEvaluate || due(values.evalStrategy, state.evalSteps)) await this.evaluate();
-    if (control.shouldSave || due(values.saveStrategy, values.saveSteps)) await this.saveCheckpoint();
-    control.shouldLog = control.shouldEvaluate = control.shouldSave = false;
-  }
-
-  private async saveCheckpoint(): Promise<void> {
-    const dir = join(this.args.outputDir, `checkpoint-${this.state.globalStep}`);
-    await saveCheckpoint(dir, { model: this.options.model, optimizer: this.optimizer, state: this.state });
-    await removeOldCheckpoints(this.args.outputDir, this.args.values.saveTotalLimit);
-    await this.emit("onSave");
-  }
-
-  private async resume(from: true | string): Promise<void> {
-    const dir = from === true ? await latestCheckpoint(this.args.outputDir) : from;
-    if (!dir) throw new Error(`no checkpoint-N folder in ${this.args.outputDir} to resume from`);
-    await loadCheckpoint(dir, { model: this.options.model, optimizer: this.optimizer, state: this.state });
-  }
-
-  private stepsPerEpoch(): number {
-    const { perDeviceTrainBatchSize, gradientAccumulationSteps } = this.args.values;
-    const microbatches = Math.ceil(this.options.train.length / perDeviceTrainBatchSize);
-    return Math.max(1, Math.ceil(microbatches / gradientAccumulationSteps));
-  }
-
-  private windows(epoch: number, skip: number): AsyncGenerator<Batch[]> {
-    const { perDeviceTrainBatchSize, gradientAccumulationSteps } = this.args.values;
-    return windows(this.options.train.batches(epoch, perDeviceTrainBatchSize), gradientAccumulationSteps, skip);
-  }
-
-  private async log(row: Record<string, number>): Promise<void> {
-    this.state.logHistory.push({ ...row, step: this.state.globalStep });
-    await this.emit("onLog", row);
-  }
-
-  private emit(event: keyof TrainerCallback, row?: LogRow): Promise<void> {
-    const context: CallbackContext = { state: this.state, control: this.control };
-    return this.callbacks.call(event, context, row);
   }
 }

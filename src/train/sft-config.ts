@@ -1,0 +1,92 @@
+import { z } from "zod";
+import { PACKING_STRATEGIES } from "../data/index.ts";
+import { parseOptions } from "../util/options.ts";
+import { TrainingArguments, type TrainingArgumentsOptions } from "./arguments.ts";
+import { type ForeignOptions, withoutForeign } from "./foreign-options.ts";
+import { renamed } from "./option-names.ts";
+
+/** What supervised fine-tuning adds to TrainingArguments (TRL's SFTConfig). */
+export const sftSchema = z.strictObject({
+  datasetTextField: z
+    .string()
+    .default("text")
+    .describe("column of plain text; rows of another recognised shape need none"),
+  maxSeqLength: z
+    .number()
+    .int()
+    .positive()
+    .nullable()
+    .default(null)
+    .describe("tokens of a row; longer ones are cut, and the report says how many; the model's when left out"),
+  packing: z.boolean().default(false).describe("put several sequences into one row of maxSeqLength tokens"),
+  packingStrategy: z.enum(PACKING_STRATEGIES).default("bfd").describe("how sequences are packed"),
+  evalPacking: z.boolean().nullable().default(null).describe("pack the evaluation data; as packing when left out"),
+  shuffleDataset: z.boolean().default(false).describe("shuffle the rows before they are packed"),
+  completionOnlyLoss: z
+    .boolean()
+    .nullable()
+    .default(null)
+    .describe("train on completions only; left out: for prompt/completion rows yes, for others no"),
+  assistantOnlyLoss: z.boolean().default(false).describe("train on the assistant's turns of conversations only"),
+  activationOffloading: z.boolean().default(false).describe("let the planner move activations to host memory"),
+  activationMemory: z
+    .number()
+    .int()
+    .positive()
+    .nullable()
+    .default(null)
+    .describe('bytes of activations that "unsloth" checkpointing may keep; most of the free memory when left out'),
+});
+export type SFTOptions = z.input<typeof sftSchema>;
+export type SFTValues = z.output<typeof sftSchema>;
+
+/** TRL's options that steer nothing here. */
+const FOREIGN: ForeignOptions = {
+  datasetNumProc: { because: "rows are prepared in one process" },
+  datasetBatchSize: { because: "rows are prepared one by one" },
+  paddingFree: { because: "batches never have padding between sequences" },
+  padToMultipleOf: { because: "batches are padded at their end, to lengths that few programs serve" },
+  useLigerLoss: { because: "the loss never makes whole logits anyway" },
+  trustRemoteCode: { because: "no code is loaded with a model" },
+  datasetKwargs: { because: "rows are always prepared", only: [null] },
+  truncationMode: { because: "rows are cut at their end", only: [null, "keep_start"] },
+  lossType: { because: "give another loss as computeLoss", only: [null, "nll", "chunked_nll"] },
+  chatTemplatePath: { because: "set the template on the tokenizer", only: [null] },
+  eosToken: { because: "the tokenizer says which it is", only: [null] },
+  padToken: { because: "padding is not part of any sequence", only: [null] },
+  modelInitKwargs: { because: "give the model loaded", only: [null] },
+  routerAuxLossCoef: { because: "models here have no experts", only: [null, 0] },
+};
+
+// TRL has called it max_seq_length and, since 0.20, max_length.
+const ALIASES: Readonly<Record<string, string>> = { maxLength: "maxSeqLength" };
+
+/** SFT options checked. Throws OptionError. */
+export function parseSft(options: Readonly<Record<string, unknown>>): SFTValues {
+  const owner = "SFTTrainer";
+  return parseOptions(owner, sftSchema, withoutForeign(owner, renamed(owner, options, ALIASES), FOREIGN));
+}
+
+/** Where TRL's defaults are not TrainingArguments'. */
+const DEFAULTS: TrainingArgumentsOptions = { learningRate: 2e-5, loggingSteps: 10 };
+
+// The values are properties; the constructor assigns them.
+const Base = TrainingArguments as new (options: object) => TrainingArguments & Readonly<SFTValues>;
+
+/** TRL's SFTConfig: TrainingArguments, with learningRate 2e-5 and loggingSteps 10 by default, and the above in one. */
+export class SFTConfig extends Base {
+  constructor(options: (SFTOptions & TrainingArgumentsOptions) | Readonly<Record<string, unknown>> = {}) {
+    const all = Object.entries(renamed("SFTConfig", options as Record<string, unknown>, ALIASES));
+    const pick = (sft: boolean): Record<string, unknown> =>
+      Object.fromEntries(all.filter(([name]) => isSft(name) === sft));
+    super({ ...DEFAULTS, ...pick(false) });
+    Object.assign(this, parseSft(pick(true)));
+  }
+}
+
+const isSft = (name: string): boolean => Object.hasOwn(sftSchema.shape, name) || Object.hasOwn(FOREIGN, name);
+
+/** The SFT settings of a configuration. */
+export function sftValues(config: SFTConfig): SFTValues {
+  return parseSft(Object.fromEntries(Object.keys(sftSchema.shape).map((key) => [key, config[key as keyof SFTValues]])));
+}
