@@ -232,13 +232,18 @@ export class Tokenizer {
     return { ids, assistantTurns };
   }
 
+  /** The contents of the tokenizer's files, as `savePretrained` writes them. */
+  get files(): ReadonlyMap<string, Uint8Array> {
+    const files = new Map(this.#files);
+    if (this.#templateChanged) files.set("chat_template.jinja", Buffer.from(this.chatTemplate ?? ""));
+    return files;
+  }
+
   /** Writes the tokenizer's files: those it was read from byte for byte, and chat_template.jinja if that was set. */
   async savePretrained(folder: string): Promise<string[]> {
     await mkdir(folder, { recursive: true });
-    const files = new Map(this.#files);
-    if (this.#templateChanged) files.set("chat_template.jinja", Buffer.from(this.chatTemplate ?? ""));
     const paths: string[] = [];
-    for (const [name, data] of files) {
+    for (const [name, data] of this.files) {
       await atomicWriteFile(join(folder, name), data);
       paths.push(join(folder, name));
     }
