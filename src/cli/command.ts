@@ -15,6 +15,8 @@ export class BooleanOption extends Option {
  * --maxSteps; --packing, --packing false, --no-packing.
  */
 export class CliCommand extends Command {
+  private readonly flagAliases = new Map<string, string>();
+
   constructor(name?: string) {
     super(name);
     this.exitOverride();
@@ -27,16 +29,29 @@ export class CliCommand extends Command {
     return new CliCommand(name);
   }
 
+  /** Takes --alias as --name. */
+  aliasFlag(alias: string, name: string): void {
+    this.flagAliases.set(squashed(alias), squashed(name));
+  }
+
   override parseOptions(argv: string[]): ParseOptionsResult {
-    return super.parseOptions(respell(argv, this.options));
+    return super.parseOptions(respell(argv, this.options, this.flagAliases));
   }
 }
 
 const squashed = (flag: string): string => flag.replace(/[-_]/g, "").toLowerCase();
 
 /** `argv` with the flags among `options` as these are declared, and their values left alone. */
-export function respell(argv: readonly string[], options: readonly Option[]): string[] {
+export function respell(
+  argv: readonly string[],
+  options: readonly Option[],
+  aliases: ReadonlyMap<string, string> = new Map(),
+): string[] {
   const byName = new Map(options.map((option) => [squashed(option.long ?? ""), option]));
+  for (const [alias, name] of aliases) {
+    const option = byName.get(name);
+    if (option && !byName.has(alias)) byName.set(alias, option);
+  }
   const result: string[] = [];
   for (let i = 0; i < argv.length; i++) {
     const token = argv[i]!;

@@ -1,7 +1,9 @@
 import { readFileSync } from "node:fs";
 import { CliCommand } from "./command.ts";
+import { doctorCommand } from "./doctor/command.ts";
 import { generateCommand } from "./generate.ts";
 import { hubCommand } from "./hub.ts";
+import { planCommand } from "./plan.ts";
 import { trainCommand } from "./train.ts";
 
 /** This package's version. */
@@ -14,8 +16,10 @@ export function createProgram(): CliCommand {
   const program = new CliCommand("unsloth")
     .description("Fine-tune open LLMs with LoRA and QLoRA")
     .version(VERSION)
+    .addCommand(doctorCommand(VERSION), { isDefault: true })
     .addCommand(trainCommand())
     .addCommand(generateCommand())
+    .addCommand(planCommand())
     .addCommand(hubCommand());
   return program as CliCommand;
 }

@@ -1,0 +1,227 @@
+import { existsSync } from "node:fs";
+import { join, resolve } from "node:path";
+import type { TensorRole } from "../backends/backend.ts";
+import { bucketLength } from "../data/collate.ts";
+import type { CheckpointPolicy } from "../graph/plan.ts";
+import type { Program } from "../graph/program.ts";
+import { seconds } from "../graph/remat.ts";
+import { MemoryPlanError, numel } from "../graph/types.ts";
+import { availableMemory } from "../models/load/available-memory.ts";
+import type { StorageOptions } from "../models/load/storage.ts";
+import type { CausalLM } from "../models/model.ts";
+import { Optimizer } from "../optim/optimizer.ts";
+import { getPeftModel, type PeftModel } from "../peft/index.ts";
+import { StepRunner } from "../train/step.ts";
+import { asTrainable } from "../train/trainable.ts";
+import { type LocateOptions, locateModel } from "./locate.ts";
+import { openSketchBackend } from "./sketch-backend.ts";
+import { sketchModel } from "./sketch-model.ts";
+
+export interface PlanTrainingOptions extends Pick<StorageOptions, "dtype" | "loadIn4bit" | "fullFinetuning"> {
+  /** A model's folder, .gguf file, config.json, or id on the hub (of which only config.json is fetched). */
+  readonly modelName: string;
+  /** Tokens of a sequence. Default 2048, or the model's positions if these are fewer. */
+  readonly maxSeqLength?: number | undefined;
+  /** Sequences of a microbatch. Default 1. */
+  readonly batchSize?: number | undefined;
+  /** As getPeftModel takes them. */
+  readonly lora?: Readonly<Record<string, unknown>> | undefined;
+  /** AdamW's states in 8 bits. Default false. */
+  readonly eightBit?: boolean | undefined;
+  /** Bytes there are; what this process can have when left out. */
+  readonly memory?: number | undefined;
+  /** CPU threads: kernels' workspaces depend on them. */
+  readonly threads?: number | undefined;
+  readonly hub?: LocateOptions | undefined;
+}
+
+/** How activations are treated: "keep" all, "recompute" all, "unsloth": give up only what has to be. */
+export type CheckpointMode = "keep" | "recompute" | "unsloth";
+
+/** One way to treat activations. */
+export interface ModePlan {
+  readonly mode: CheckpointMode;
+  /** The program of a step; null: not even with everything recomputed does it fit. */
+  readonly program: Program | null;
+  /** Bytes of activations, gradients of them and workspaces: the arena's size, known before the first step. */
+  readonly activations: number;
+  /** Everything together. */
+  readonly total: number;
+  readonly fits: boolean;
+  /** Estimated time spent recomputing, as a share of the step without it. */
+  readonly recomputing: number;
+}
+
+export interface TrainingPlan {
+  readonly model: {
+    readonly family: string;
+    readonly layers: number;
+    readonly parameters: number;
+    readonly maxPositions: number;
+  };
+  readonly trainable: number;
+  readonly batchSize: number;
+  readonly maxSeqLength: number;
+  /** Tokens of the planned microbatch: the length a program is made for. */
+  readonly tokens: number;
+  /** Bytes that do not depend on the activations. */
+  readonly fixed: {
+    readonly weights: number;
+    readonly adapter: number;
+    readonly gradients: number;
+    readonly optimizer: number;
+    /** Rotary tables and maps. */
+    readonly constants: number;
+  };
+  readonly memory: number;
+  readonly modes: readonly ModePlan[];
+  readonly fits: boolean;
+  /** Longest sequence that fits with this batch size, recomputing what has to be; 0: none. */
+  readonly longest: number;
+  readonly warnings: readonly string[];
+}
+
+/**
+ * Will a training fit, and in how much memory? Found out by planning its step with tensors that hold nothing: no weight is
+ * read or allocated. What Node.js and the tokenised rows take comes on top. Throws as fromPretrained and getPeftModel do.
+ */
+export async function planTraining(options: PlanTrainingOptions): Promise<TrainingPlan> {
+  const path = await configPath(options);
+  using backend = await openSketchBackend({ threads: options.threads });
+  const { dtype = null, fullFinetuning = false, loadIn4bit = !fullFinetuning } = options;
+  const lm = sketchModel(path, backend, { dtype, loadIn4bit, fullFinetuning });
+  const model = fullFinetuning ? lm : await getPeftModel(lm, options.lora);
+  const { memory = availableMemory() } = options;
+  if (backend.runtime.kind !== "wasm" || memory <= WASM_BYTES) return planModel(model, { ...options, memory });
+  const plan = planModel(model, { ...options, memory: WASM_BYTES });
+  return { ...plan, warnings: [...plan.warnings, "WebAssembly, which runs here, can use 4 GiB at most"] };
+}
+
+const WASM_BYTES = 4 * 2 ** 30;
+
+/** The same for a model that is there, on a sketch backend or a real one. */
+export function planModel(
+  model: PeftModel | CausalLM,
+  {
+    batchSize = 1,
+    maxSeqLength = 2048,
+    memory = availableMemory(),
+    eightBit = false,
+  }: Omit<PlanTrainingOptions, "modelName">,
+): TrainingPlan {
+  const { lm, trainables } = asTrainable(model);
+  const { backend, config } = lm;
+  const adam = { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weightDecay: 0, eightBit };
+  const optimizer = new Optimizer(backend, trainables, adam);
+  try {
+    const programOf = (length: number, policy: CheckpointPolicy): Program => {
+      const runner = new StepRunner({ model: lm, optimizer, policy, maxPositions: length });
+      try {
+        return runner.program("train", bucketLength(batchSize * length));
+      } finally {
+        runner.dispose();
+      }
+    };
+    const { tensors } = backend.memory();
+    const rope = (length: number): number => 4 * length * config.headDim;
+    const fixedBytes = (length: number) => fixedOf(tensors, rope(length));
+    const sum = (length: number): number => Object.values(fixedBytes(length)).reduce((a, b) => a + b, 0);
+    const fixed = fixedBytes(maxSeqLength);
+    const before = sum(maxSeqLength);
+    const modes = planModes((policy) => programOf(maxSeqLength, policy), before, memory);
+    const minimum = (length: number): number => sum(length) + programOf(length, { kind: "minimum" }).arenaBytes;
+    return {
+      model: {
+        family: config.family,
+        layers: config.layers,
+        parameters: count(lm.parameters.values()),
+        maxPositions: config.maxPositions,
+      },
+      trainable: count(trainables.map(({ tensor }) => tensor)),
+      batchSize,
+      maxSeqLength,
+      tokens: bucketLength(batchSize * maxSeqLength),
+      fixed,
+      memory,
+      modes,
+      fits: modes.some((mode) => mode.fits),
+      longest: longestLength(minimum, memory, config.maxPositions),
+      warnings: "warnings" in model ? model.warnings : [],
+    };
+  } finally {
+    optimizer.dispose();
+  }
+}
+
+async function configPath({ modelName, hub = {} }: PlanTrainingOptions): Promise<string> {
+  if (existsSync(resolve(modelName))) return resolve(modelName);
+  const isGguf = modelName.includes(":");
+  const { path } = await locateModel(modelName, { ...hub, ...(!isGguf && { allowPatterns: ["config.json"] }) });
+  return isGguf ? path : join(path, "config.json");
+}
+
+function count(tensors: Iterable<{ readonly shape: readonly number[] }>): number {
+  let total = 0;
+  for (const { shape } of tensors) total += numel(shape);
+  return total;
+}
+
+function fixedOf(tensors: Readonly<Record<TensorRole, number>>, rope: number): TrainingPlan["fixed"] {
+  const { weight, adapter, gradient, optimizer } = tensors;
+  return { weights: weight, adapter, gradients: gradient, optimizer, constants: rope };
+}
+
+function planModes(program: (policy: CheckpointPolicy) => Program, fixed: number, memory: number): ModePlan[] {
+  const keep = program({ kind: "keep" });
+  const plain = estimate(keep);
+  const planOf = (mode: CheckpointMode, planned: Program): ModePlan => {
+    const total = fixed + planned.arenaBytes;
+    const recomputing = plain > 0 ? estimate(planned) / plain - 1 : 0;
+    return { mode, program: planned, activations: planned.arenaBytes, total, fits: total <= memory, recomputing };
+  };
+  const modes = [planOf("keep", keep), planOf("recompute", program({ kind: "recompute" }))];
+  try {
+    modes.push(planOf("unsloth", program({ kind: "budget", bytes: Math.max(0, memory - fixed) })));
+  } catch (error) {
+    if (!(error instanceof MemoryPlanError)) throw error;
+    const activations = error.needed;
+    modes.push({
+      mode: "unsloth",
+      program: null,
+      activations,
+      total: fixed + activations,
+      fits: false,
+      recomputing: 0,
+    });
+  }
+  return modes;
+}
+
+/** Seconds of a program by the backend's rates; only ratios mean anything. */
+function estimate(program: Program): number {
+  const rates = { flopsPerSecond: 1e11, bytesPerSecond: 1e10, hostBytesPerSecond: null };
+  return program.steps.reduce((sum, node) => sum + (node.op.cost ? seconds(node.op.cost(node), rates) : 0), 0);
+}
+
+/** Lengths are looked for in these steps; programs are made for no finer ones. */
+const STEP = 64;
+
+/** The longest length whose bytes fit, to 64 tokens: bytes grow with the length. */
+function longestLength(bytes: (length: number) => number, memory: number, limit: number): number {
+  const fits = (steps: number): boolean => bytes(Math.min(limit, steps * STEP)) <= memory;
+  const most = Math.ceil(limit / STEP);
+  if (!fits(1)) return 0;
+  let good = 1;
+  let bad = 2;
+  while (bad < most && fits(bad)) [good, bad] = [bad, bad * 2];
+  if (bad >= most) {
+    if (fits(most)) return limit;
+    bad = most;
+  }
+  while (bad - good > 1) {
+    const middle = (good + bad) >> 1;
+    if (fits(middle)) good = middle;
+    else bad = middle;
+  }
+  return good * STEP;
+}

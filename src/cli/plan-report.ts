@@ -1,0 +1,87 @@
+import type { ModePlan, TrainingPlan } from "../api/plan-training.ts";
+import { formatCount } from "../models/describe.ts";
+import { formatBytes, table } from "./terminal.ts";
+
+const PARTS: readonly (readonly [keyof TrainingPlan["fixed"], string])[] = [
+  ["weights", "weights"],
+  ["adapter", "adapter"],
+  ["gradients", "gradients"],
+  ["optimizer", "optimizer states"],
+  ["constants", "rotary tables"],
+];
+
+const MODES: Readonly<Record<ModePlan["mode"], string>> = { keep: "false", recompute: "true", unsloth: "unsloth" };
+
+/** Bytes that do not depend on how activations are treated. */
+export function fixedBytes({ fixed }: TrainingPlan): number {
+  return Object.values(fixed).reduce((sum, bytes) => sum + bytes, 0);
+}
+
+/** A plan for people: where the memory goes, what each way of checkpointing costs, whether it fits. */
+export function planLines(plan: TrainingPlan): string[] {
+  const { model, batchSize, maxSeqLength, tokens } = plan;
+  const share = ((100 * plan.trainable) / (model.parameters + plan.fixed.adapter / 4)).toPrecision(2);
+  return [
+    `${model.family}, ${model.layers} layers, ${formatCount(model.parameters)} parameters; ` +
+      `${formatCount(plan.trainable)} trained (${share}%)`,
+    `microbatch: ${batchSize} × ${maxSeqLength} tokens, planned as ${tokens}`,
+    "",
+    ...table([
+      ["memory", ""],
+      ...PARTS.filter(([part]) => plan.fixed[part] > 0).map(([part, label]) => [label, formatBytes(plan.fixed[part])]),
+      ["together", formatBytes(fixedBytes(plan))],
+    ]),
+    "",
+    ...modeLines(plan),
+    "",
+    ...verdict(plan),
+    ...plan.warnings.map((warning) => `note: ${warning}`),
+  ];
+}
+
+/** A table of what each way of checkpointing needs. */
+export function modeLines({ modes, memory }: Pick<TrainingPlan, "modes" | "memory">): string[] {
+  const rows = modes.map(({ mode, program, activations, total, fits, recomputing }) => {
+    const counts = program?.checkpointing();
+    return [
+      MODES[mode],
+      formatBytes(activations),
+      formatBytes(total),
+      fits ? "yes" : "no",
+      program ? `+${(100 * recomputing).toFixed(0)}%` : "–",
+      counts
+        ? `${counts.kept.count} kept, ${counts.recomputed.count} recomputed`
+        : "does not fit even with all recomputed",
+    ];
+  });
+  const fits = `fits in ${formatBytes(memory)}`;
+  return table([["use-gradient-checkpointing", "activations", "in all", fits, "time", ""], ...rows]);
+}
+
+function verdict(plan: TrainingPlan): string[] {
+  const { fits, memory, longest, batchSize, maxSeqLength } = plan;
+  const limit = longest === plan.model.maxPositions ? ", the model's limit" : "";
+  const room = `longest sequence that fits with a batch of ${batchSize}: ${longest} tokens${limit}`;
+  if (fits) return [`✅ fits in ${formatBytes(memory)}; ${room}`];
+  const needed = Math.min(...plan.modes.map(({ total }) => total));
+  const lines = [`❌ does not fit in ${formatBytes(memory)}: needs at least ${formatBytes(needed)}`];
+  if (longest > 0)
+    return [...lines, `   what would fit: --max-seq-length ${Math.min(longest, maxSeqLength)} (${room})`];
+  const advice = [
+    ...(batchSize > 1 ? ["--batch 1"] : []),
+    "--load-in-4bit",
+    "a smaller model",
+    "a machine with more memory",
+  ];
+  return [...lines, `   no sequence fits with a batch of ${batchSize}; what may help: ${advice.join(", ")}`];
+}
+
+/** A plan for programs. */
+export function planJson(plan: TrainingPlan): Record<string, unknown> {
+  const modes = plan.modes.map(({ program, mode, ...rest }) => ({
+    useGradientCheckpointing: MODES[mode],
+    ...rest,
+    checkpointing: program?.checkpointing() ?? null,
+  }));
+  return { ...plan, modes };
+}

@@ -1,0 +1,185 @@
+import { z } from "zod";
+import { loraSchema } from "../../peft/lora-config.ts";
+import { withoutUnsupported } from "../../peft/unsupported.ts";
+import { argumentsSchema } from "../../train/arguments.ts";
+import { sftSchema } from "../../train/sft.ts";
+import { camelCase, parseOptions } from "../../util/options.ts";
+import { UsageError } from "../exit.ts";
+import { readConfigFile } from "./config-file.ts";
+import { type GivenSetting, SettingsTable } from "./table.ts";
+
+const modelSchema = z.strictObject({
+  model: z.string().min(1).describe("Hugging Face folder, .gguf file, or id on the hub (organisation/name)"),
+  revision: z.string().min(1).optional().describe("branch, tag or commit of a model of the hub"),
+  adapter: z.string().min(1).nullable().default(null).describe("go on training this LoRA adapter (folder or hub id)"),
+  loadIn4bit: z.boolean().optional().describe("quantise the frozen weights to NF4 (default: true)"),
+  fullFinetuning: z.boolean().default(false).describe("train all weights instead of an adapter"),
+  dtype: z.enum(["float32", "bfloat16", "float16"]).nullable().default(null).describe("how other weights are kept"),
+  threads: z.number().int().positive().optional().describe("CPU threads (default: all)"),
+});
+
+const dataSchema = z.strictObject({
+  data: z
+    .union([z.string().min(1), z.array(z.string().min(1)).min(1)])
+    .describe("training rows: file, folder or hub id"),
+  evalData: z
+    .union([z.string().min(1), z.array(z.string().min(1)).min(1)])
+    .nullable()
+    .default(null)
+    .describe("held-out rows"),
+  split: z.string().min(1).optional().describe('part of the data: train, "train[:1000]", "train[10%:]"'),
+  evalSplit: z.string().min(1).optional().describe("the same of the held-out rows (of data, without eval-data)"),
+  evalSize: z
+    .number()
+    .positive()
+    .nullable()
+    .default(null)
+    .describe("without eval-data: rows (or below 1 the share) of the data to hold out"),
+});
+
+const runSchema = z.strictObject({
+  output: z.string().min(1).default("outputs").describe("where the adapter and checkpoints go"),
+  resume: z
+    .union([z.boolean(), z.string().min(1)])
+    .default(false)
+    .describe("go on from a checkpoint folder; alone, from the latest of --output"),
+});
+
+const checkpointing = z
+  .union([z.boolean(), z.literal("unsloth")])
+  .optional()
+  .describe("activations to recompute: false, true, or unsloth: only what has to be (default: unsloth)");
+
+/** What Unsloth's examples set, where it differs from Hugging Face's defaults. */
+const DEFAULTS = {
+  learningRate: 2e-4,
+  perDeviceTrainBatchSize: 2,
+  gradientAccumulationSteps: 4,
+  loggingSteps: 1,
+  seed: 3407,
+};
+
+/** Everything a training can be told. */
+export const TRAIN_TABLE = new SettingsTable({
+  groups: [
+    { name: "model", heading: "Model:", schema: modelSchema },
+    { name: "data", heading: "Data:", schema: dataSchema },
+    { name: "run", heading: "Run:", schema: runSchema },
+    {
+      name: "lora",
+      heading: "Adapter:",
+      schema: loraSchema.extend({ useGradientCheckpointing: checkpointing }),
+      defaults: { r: 16, loraAlpha: 16 },
+      omit: ["inferenceMode", "taskType"],
+    },
+    { name: "sft", heading: "Sequences:", schema: sftSchema },
+    {
+      name: "training",
+      heading: "Training:",
+      schema: argumentsSchema,
+      defaults: DEFAULTS,
+      omit: ["outputDir", "resumeFromCheckpoint"],
+    },
+  ],
+  sections: {
+    peft: "lora",
+    dataset: "data",
+    args: "training",
+    train: "training",
+    trainer: "training",
+    trainingArguments: "training",
+    sequences: "sft",
+  },
+  aliases: {
+    modelName: "model",
+    modelNameOrPath: "model",
+    baseModel: "model",
+    "model.name": "model",
+    "model.path": "model",
+    "model.id": "model",
+    dataset: "data",
+    trainData: "data",
+    trainFile: "data",
+    "data.train": "data",
+    "data.file": "data",
+    "data.path": "data",
+    evalDataset: "evalData",
+    evalFile: "evalData",
+    validationFile: "evalData",
+    "data.eval": "evalData",
+    "data.validation": "evalData",
+    valSetSize: "evalSize",
+    testSize: "evalSize",
+    outputDir: "output",
+    resumeFromCheckpoint: "resume",
+    rank: "r",
+    loraR: "r",
+    loraRank: "r",
+    "lora.alpha": "loraAlpha",
+    "lora.dropout": "loraDropout",
+    loraTargetModules: "targetModules",
+    maxLength: "maxSeqLength",
+    sequenceLen: "maxSeqLength",
+    cutoffLen: "maxSeqLength",
+    batch: "perDeviceTrainBatchSize",
+    batchSize: "perDeviceTrainBatchSize",
+    microBatchSize: "perDeviceTrainBatchSize",
+    epochs: "numTrainEpochs",
+    numEpochs: "numTrainEpochs",
+    lr: "learningRate",
+    optimizer: "optim",
+    lrScheduler: "lrSchedulerType",
+    evaluationStrategy: "evalStrategy",
+  },
+  // Options of PEFT that ask for nothing may stand in a file; others say why they cannot be had.
+  foreign: (key, value, where) => !(key in withoutUnsupported(where, { [key]: value })),
+});
+
+/** Settings of a training, checked each by itself; the API checks them against one another. */
+export interface TrainSettings {
+  /** `model` is null when it was not given. */
+  readonly model: Omit<z.output<typeof modelSchema>, "model"> & { readonly model: string | null };
+  readonly data: Omit<z.output<typeof dataSchema>, "data"> & { readonly data: string | readonly string[] | null };
+  readonly lora: Readonly<Record<string, unknown>>;
+  readonly sft: Readonly<Record<string, unknown>>;
+  /** Training arguments, outputDir included. */
+  readonly args: Readonly<Record<string, unknown>> & { readonly outputDir: string };
+  readonly resume: boolean | string;
+}
+
+/** Settings as they were given, by name. */
+export type Given = ReadonlyMap<string, GivenSetting>;
+
+/** What a configuration file and flags give together; flags win. Throws UsageError naming file, line and option. */
+export function givenSettings(configFile: string | undefined, flags: Readonly<Record<string, unknown>>): Given {
+  const fromFlags = TRAIN_TABLE.fromFlags(flags);
+  if (configFile === undefined) return fromFlags;
+  const entries = readConfigFile(configFile, TRAIN_TABLE.isSection);
+  const sweep = entries.find(({ key, section }) => key === "sweep" && section === null);
+  if (sweep) throw new UsageError(`${sweep.where}: "sweep" is for \`unsloth sweep ${configFile}\``);
+  return new Map([...TRAIN_TABLE.fromFile(entries), ...fromFlags]);
+}
+
+/** Given settings as the parts of the library take them, defaults filled in. */
+export function trainSettings(given: Given): TrainSettings {
+  const values = (group: string) => TRAIN_TABLE.valuesOf(group, given);
+  const model = parseOptions("model", modelSchema.partial({ model: true }), values("model"));
+  const data = parseOptions("data", dataSchema.partial({ data: true }), values("data"));
+  const { output, resume } = parseOptions("run", runSchema, values("run"));
+  return {
+    model: { ...model, model: model.model ?? null },
+    data: { ...data, data: data.data ?? null },
+    lora: values("lora"),
+    sft: values("sft"),
+    args: { ...DEFAULTS, ...values("training"), outputDir: output },
+    resume,
+  };
+}
+
+/** The value, or a UsageError that says how to give it. */
+export function required<T>(value: T | null, name: string, example: string): T {
+  if (value !== null) return value;
+  throw new UsageError(
+    `${name} is missing: give --${name} ${example}, or "${camelCase(name)}: ${example}" in the file`,
+  );
+}
