@@ -43,7 +43,8 @@ function complete(owner: string, given: ParsedArguments): ArgumentValues {
     throw new OptionError(`${owner}: ${message}`);
   };
   const { loggingSteps, evalStrategy, saveStrategy, saveSteps, lrSchedulerType, loadBestModelAtEnd } = given;
-  const evalSteps = given.evalSteps ?? loggingSteps;
+  // TrainerState's default where no evaluation goes by steps.
+  const evalSteps = given.evalSteps ?? (evalStrategy === "steps" ? loggingSteps : 500);
   const byMetric = lrSchedulerType === "reduce_lr_on_plateau";
   const metricForBestModel = given.metricForBestModel ?? (loadBestModelAtEnd || byMetric ? "loss" : null);
   const greaterIsBetter =
@@ -90,6 +91,10 @@ function isMultiple(saveSteps: number, evalSteps: number): boolean {
   const scale = saveSteps < 1 ? 1e6 : 1;
   return Math.round(saveSteps * scale) % Math.round(evalSteps * scale) === 0;
 }
+
+/** Whether rows of the log tell the tokens seen. */
+export const countsTokens = ({ includeNumInputTokensSeen: setting }: TrainingArguments): boolean =>
+  setting !== "no" && setting !== false;
 
 /** Settings as JSON in Hugging Face's names, for people and for TensorBoard. */
 export function argumentsToJson(args: TrainingArguments): string {

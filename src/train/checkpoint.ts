@@ -6,7 +6,7 @@ import { FormatError } from "../formats/errors.ts";
 import type { LearningRate, LearningRateState } from "../optim/learning-rate.ts";
 import type { Optimizer } from "../optim/optimizer.ts";
 import { pythonJson } from "../util/python-json.ts";
-import { argumentsToJson, type TrainingArguments } from "./arguments.ts";
+import { argumentsToJson, countsTokens, type TrainingArguments } from "./arguments.ts";
 import { writeWhole } from "./checkpoint-folders.ts";
 import type { LossLog } from "./loss-log.ts";
 import { count, parsePythonJson, record } from "./python-json-reader.ts";
@@ -56,16 +56,22 @@ export async function saveCheckpoint(folder: string, parts: CheckpointParts): Pr
     await saveModel(partial);
     if (!args.saveOnlyModel) {
       await writeTensors(join(partial, OPTIMIZER), optimizer.stateTensors(), { step: String(optimizer.step) });
-      const training = { course, data: position, learning_rate: learningRate.state(), log: log.state() };
+      const training = {
+        course,
+        data: position,
+        num_tokens: state.numInputTokensSeen,
+        learning_rate: learningRate.state(),
+        log: log.state(),
+      };
       await atomicWriteFile(join(partial, TRAINING), `${pythonJson(training)}\n`);
     }
     await atomicWriteFile(join(partial, ARGUMENTS), argumentsToJson(args));
-    await atomicWriteFile(join(partial, STATE), stateToJson(state, callbacks));
+    await atomicWriteFile(join(partial, STATE), stateToJson(state, callbacks, countsTokens(args)));
   });
 }
 
 export interface ResumedCheckpoint {
-  readonly saved: SavedState;
+  readonly saved: SavedState & Pick<TrainerState, "numInputTokensSeen">;
   readonly position: DataPosition;
   /** The settings it was trained with. */
   readonly course: Course;
@@ -98,7 +104,11 @@ export async function loadCheckpoint(
   into.optimizer.step = step;
   into.learningRate.restore(record(training, "learning_rate", file) as unknown as LearningRateState);
   into.log.restore(record(training, "log", file), file);
-  return { saved, position, course: record(training, "course", file) as Course };
+  return {
+    saved: { ...saved, numInputTokensSeen: count(training, "num_tokens", file) },
+    position,
+    course: record(training, "course", file) as Course,
+  };
 }
 
 async function readState(folder: string): Promise<SavedState> {

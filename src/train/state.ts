@@ -18,7 +18,7 @@ export interface TrainerState {
   loggingSteps: number;
   saveSteps: number;
   evalSteps: number;
-  /** Tokens trained on; there is no padding to count. */
+  /** Tokens trained on (there is no padding to count); in the file only when includeNumInputTokensSeen asks for it. */
   numInputTokensSeen: number;
   /** Floating-point operations, as Hugging Face estimates them: 6 · tokens · parameters without the embedding. */
   totalFlos: number;
@@ -34,8 +34,8 @@ export type CallbackStates = Readonly<Record<string, CallbackState | readonly Ca
 /** Numbers of log rows that Python holds as ints; all others are floats. */
 const INTEGER_KEYS = new Set(["step", "num_input_tokens_seen"]);
 
-/** The file's content, byte for byte as Hugging Face writes it: keys sorted, two spaces. */
-export function stateToJson(state: TrainerState, callbacks: CallbackStates): string {
+/** The file's content, laid out as Hugging Face's: keys sorted, two spaces, floats with a point. */
+export function stateToJson(state: TrainerState, callbacks: CallbackStates, withTokens: boolean): string {
   const row: Record<string, unknown> = {
     best_global_step: state.bestGlobalStep,
     best_metric: state.bestMetric === null ? null : new PythonFloat(state.bestMetric),
@@ -53,7 +53,7 @@ export function stateToJson(state: TrainerState, callbacks: CallbackStates): str
     ),
     logging_steps: state.loggingSteps,
     max_steps: state.maxSteps,
-    num_input_tokens_seen: state.numInputTokensSeen,
+    num_input_tokens_seen: withTokens ? state.numInputTokensSeen : 0,
     num_train_epochs: state.numTrainEpochs,
     save_steps: state.saveSteps,
     stateful_callbacks: callbacks,
@@ -69,14 +69,7 @@ export function stateToJson(state: TrainerState, callbacks: CallbackStates): str
 export interface SavedState
   extends Pick<
     TrainerState,
-    | "globalStep"
-    | "epoch"
-    | "logHistory"
-    | "numInputTokensSeen"
-    | "totalFlos"
-    | "bestMetric"
-    | "bestGlobalStep"
-    | "bestModelCheckpoint"
+    "globalStep" | "epoch" | "logHistory" | "totalFlos" | "bestMetric" | "bestGlobalStep" | "bestModelCheckpoint"
   > {
   readonly callbacks: CallbackStates;
 }
@@ -103,7 +96,6 @@ export function stateFromJson(text: string, file: string): SavedState {
   return {
     globalStep: count(json, "global_step", file),
     epoch: number(json, "epoch", file),
-    numInputTokensSeen: optional("num_input_tokens_seen") ?? 0,
     totalFlos: optional("total_flos") ?? 0,
     logHistory: history as HistoryRow[],
     bestMetric: optional("best_metric"),

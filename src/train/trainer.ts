@@ -2,7 +2,7 @@ import { LearningRate } from "../optim/learning-rate.ts";
 import { Optimizer } from "../optim/optimizer.ts";
 import { warmupSteps } from "../optim/schedule.ts";
 import { OptionError } from "../util/options.ts";
-import { isEightBit, TrainingArguments, type TrainingArgumentsOptions } from "./arguments.ts";
+import { countsTokens, isEightBit, TrainingArguments, type TrainingArgumentsOptions } from "./arguments.ts";
 import { type BatchSource, isBatchSource } from "./batches.ts";
 import {
   type CallbackContext,
@@ -159,11 +159,10 @@ export class Trainer {
   /** Add a row to the history and tell the callbacks; gives the row with what was added to it. */
   async log(logs: LogRow, speed: LogRow = {}): Promise<LogRow> {
     const { state, args } = this;
-    const counts = args.includeNumInputTokensSeen !== "no" && args.includeNumInputTokensSeen !== false;
     const row = {
       ...logs,
       epoch: state.epoch,
-      ...(counts && { num_input_tokens_seen: state.numInputTokensSeen, ...speed }),
+      ...(countsTokens(args) && { num_input_tokens_seen: state.numInputTokensSeen, ...speed }),
     };
     state.logHistory.push({ ...row, step: state.globalStep });
     this.control.shouldLog = false;

@@ -7,6 +7,7 @@ import generation
 import gguf_models
 import gguf_types
 import lora_variants
+import make_trainer
 import nf4
 import optimizers
 import schedules
@@ -25,6 +26,7 @@ PARTS = {
     "lora_variants": lora_variants,
     "schedules": schedules,
     "tensorboard": tensorboard_events,
+    "trainer": make_trainer,
 }
 
 if __name__ == "__main__":
