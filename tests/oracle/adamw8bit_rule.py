@@ -1,5 +1,6 @@
 """The 8-bit AdamW step as the CUDA kernel of bitsandbytes documents it, transcribed in numpy (not run by the library).
 
+Where it was checked against the kernel, and where it differs, is in the notes of optimizers.py.
 Needed because bitsandbytes' CPU kernel requantises through a lookup grid, so its bytes are only approximate. Source:
 Dettmers et al., "8-bit Optimizers via Block-wise Quantization" (2021), and the published kernel's order of operations.
 """
