@@ -58,7 +58,7 @@ export function nothingLeft(
   const cut = truncated === 0 ? "" : `; ${truncated} rows lost their end to maxSeqLength ${maxSeqLength}`;
   return new FormatError({
     field: "data set",
-    found: `${rows} rows, ${dropped} of them (${droppedAt.join(", ")} …) without a token to train on${cut}`,
+    found: `${rows} rows, ${dropped} of them (${droppedAt.slice(0, 3).join(", ")} …) without a token to train on${cut}`,
     expected: 'responses that fit in maxSeqLength, or trainOn: "all"; `unsloth data preview` shows what is masked',
   });
 }
