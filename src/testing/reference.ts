@@ -122,6 +122,7 @@ const RULES: Record<string, Rule> = {
     if (a2) product(a2, va2!, b2!, vb2!, alpha2);
     return [c.map((x, i) => x + (acc?.[i] ?? 0) + (bias?.[i % n] ?? 0))];
   },
+  cast: (_, [x]) => [x!],
   add: (_, [a, b]) => [a!.map((x, i) => x + b![i]!)],
   embedding(node, [table, ids]) {
     const { scale, transposed } = node.attrs as { scale: number; transposed: boolean };

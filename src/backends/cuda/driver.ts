@@ -111,6 +111,13 @@ export class Driver {
     return cell[0]!;
   }
 
+  /** A call whose second argument receives a handle. */
+  create1(name: Name, first: Argument): Handle {
+    const cell = new BigUint64Array(1);
+    this.call(name, first, cell);
+    return cell[0]!;
+  }
+
   failure(what: string, status: number): CudaError {
     const text = `${what}: ${this.errorText(status)}`;
     return status === OUT_OF_MEMORY ? new CudaOutOfMemoryError(text, status) : new CudaError(text, status);

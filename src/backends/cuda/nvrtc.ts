@@ -38,7 +38,7 @@ export class Nvrtc {
     check("nvrtcCreateProgram", this.calls.create(program, source, name, 0, null, null));
     const id = program[0]!;
     try {
-      const all = [`--gpu-architecture=sm_${arch}`, "--std=c++17", "--default-device", ...options];
+      const all = [`--gpu-architecture=sm_${arch}`, "--std=c++17", ...options];
       const size = new BigUint64Array(1);
       if (this.calls.compile(id, all.length, all) !== 0) {
         this.calls.logSize(id, size);

@@ -1,0 +1,106 @@
+import type { Node, Value } from "../../graph/graph.ts";
+import { type FloatDType, GraphError, isFloat, numel } from "../../graph/types.ts";
+import type { Product } from "./cublaslt.ts";
+import type { Launch } from "./device.ts";
+import type { DevicePointer } from "./driver.ts";
+import { cType, type Defines, float, int, type KernelArgument, long, pointer } from "./kernels.ts";
+import type { CudaTensor } from "./tensor.ts";
+
+/** What lowering a node may ask for and do. While only the workspace is sized, addresses are 0 and nothing is enqueued. */
+export interface Lowering {
+  readonly multiprocessors: number;
+  readonly computeCapability: number;
+  /** Address of a value; 0 when it is absent. */
+  address(value: Value | null | undefined): DevicePointer;
+  tensor(value: Value): CudaTensor;
+  /** Memory that this node has for itself while it runs. */
+  scratch(bytes: number): DevicePointer;
+  launch(launch: Launch): void;
+  product(
+    product: Product,
+    at: { a: DevicePointer; b: DevicePointer; c: DevicePointer; d: DevicePointer; alpha: number; beta: number },
+  ): void;
+  copy(target: DevicePointer, source: DevicePointer, bytes: number): void;
+  clear(target: DevicePointer, bytes: number): void;
+  /** Copies to and from host memory that activations are offloaded to. */
+  offload(node: Node): void;
+  fetch(node: Node): void;
+}
+
+export type Lower = (node: Node, to: Lowering) => void;
+
+export const size = (value: Value): number => numel(value.shape);
+export const rowsOf = (value: Value): number => (value.shape.length === 1 ? 1 : value.shape[0]!);
+export const colsOf = (value: Value): number => value.shape[value.shape.length - 1]!;
+export const number = (node: Node, name: string): number => node.attrs[name] as number;
+
+/** A value's type, which must be a floating-point array. */
+export function floatOf(value: Value): FloatDType {
+  if (isFloat(value.dtype)) return value.dtype;
+  throw new GraphError(`the CUDA backend needs a floating-point array here, found ${value}`);
+}
+
+export const typed = (value: Value): Defines => ({ T: cType(floatOf(value)) });
+
+const THREADS = 256;
+
+/** A launch of enough threads for `work` items, each thread taking several when there are very many. */
+export function spread(
+  to: Lowering,
+  file: string,
+  defines: Defines,
+  kernel: string,
+  work: number,
+  args: readonly KernelArgument[],
+): void {
+  const blocks = Math.min(Math.ceil(work / THREADS), 16 * to.multiprocessors);
+  to.launch({ file, defines, kernel, grid: [blocks], threads: THREADS, args });
+}
+
+/** Threads of a block that works on one row of `length` elements, `each` a thread at a time. */
+export const rowThreads = (length: number, each = 1): number =>
+  Math.min(1024, Math.max(32, 32 * Math.ceil(length / each / 32)), 512);
+
+/** A matrix of any storage type as a dense array of `dtype`: its own memory, or decoded into the node's workspace. */
+export function dense(to: Lowering, value: Value, dtype: FloatDType): DevicePointer {
+  if (value.dtype === dtype) return to.address(value);
+  const n = size(value);
+  const out = to.scratch(n * (dtype === "f32" ? 4 : 2));
+  if (value.dtype === "nf4") decodeNf4(to, to.tensor(value), dtype, out);
+  else {
+    const defines = { T: cType(dtype), A: cType(floatOf(value)), B: "float", Y: cType(dtype) };
+    spread(to, "elementwise", defines, "cast", n, [long(n), pointer(to.address(value)), pointer(out)]);
+  }
+  return out;
+}
+
+const DECODED_PER_BLOCK = 256 * 4 * 8;
+
+/** Decode a whole 4-bit weight. */
+export function decodeNf4(
+  to: Pick<Lowering, "launch">,
+  tensor: CudaTensor,
+  dtype: FloatDType,
+  out: DevicePointer,
+): void {
+  const { blockSize, doubleQuant } = tensor.quantization!;
+  const n = numel(tensor.shape);
+  const [nested, map] = doubleQuant ? [tensor.address("nested"), tensor.address("map")] : [0, 0];
+  to.launch({
+    file: "nf4",
+    defines: { T: cType(dtype) },
+    kernel: "nf4_decode",
+    grid: [Math.ceil(n / DECODED_PER_BLOCK)],
+    threads: THREADS,
+    args: [
+      long(n),
+      pointer(tensor.address()),
+      pointer(tensor.address("absmax")),
+      pointer(nested),
+      pointer(map),
+      float(tensor.nestedOffset),
+      int(Math.log2(blockSize)),
+      pointer(out),
+    ],
+  });
+}

@@ -1,0 +1,104 @@
+import { type DType, denseBytes, GraphError, numel, type Shape } from "../../graph/types.ts";
+import { NESTED_BLOCK_SIZE } from "../../quant/nf4.ts";
+import type { DeviceTensor, PartName, TensorOptions, TensorRole } from "../backend.ts";
+import type { CudaDevice } from "./device.ts";
+import type { DevicePointer } from "./driver.ts";
+
+let nextTensorId = 1;
+
+/** A tensor in a GPU's memory: one allocation a part, zero when made. */
+export class CudaTensor implements DeviceTensor {
+  readonly id = nextTensorId++;
+  readonly name: string;
+  readonly dtype: DType;
+  readonly shape: Shape;
+  readonly role: TensorRole;
+  readonly bytes: number;
+  readonly quantization: { readonly blockSize: number; readonly doubleQuant: boolean } | null;
+  readonly parts: ReadonlyMap<PartName, number>;
+  nestedOffset = 0;
+  private readonly device: CudaDevice;
+  private readonly addresses = new Map<PartName, DevicePointer>();
+  private readonly released: (tensor: CudaTensor) => void;
+
+  constructor(
+    device: CudaDevice,
+    name: string,
+    dtype: DType,
+    shape: Shape,
+    options: TensorOptions,
+    released: (tensor: CudaTensor) => void,
+  ) {
+    this.device = device;
+    this.name = name;
+    this.dtype = dtype;
+    this.shape = shape;
+    this.role = options.role;
+    this.released = released;
+    this.quantization =
+      dtype === "nf4" ? { blockSize: options.blockSize ?? 64, doubleQuant: options.doubleQuant ?? false } : null;
+    this.parts = partBytes(dtype, shape, this.quantization);
+    this.bytes = [...this.parts.values()].reduce((sum, bytes) => sum + bytes, 0);
+    try {
+      for (const [part, bytes] of this.parts) {
+        const address = device.alloc(bytes);
+        this.addresses.set(part, address);
+        device.clear(address, bytes);
+      }
+    } catch (error) {
+      this.freeParts();
+      if (error instanceof Error)
+        error.message = `no memory for ${name} (${dtype}[${shape.join(",")}]): ${error.message}`;
+      throw error;
+    }
+  }
+
+  address(part: PartName = "data"): DevicePointer {
+    const address = this.addresses.get(part);
+    if (address === undefined) throw new GraphError(`tensor ${this.name} has been disposed or has no ${part}`);
+    return address;
+  }
+
+  write(data: Uint8Array, at: { part?: PartName; offset?: number } = {}): void {
+    const { part = "data", offset = 0 } = at;
+    const size = this.parts.get(part) ?? 0;
+    if (offset + data.byteLength > size) {
+      throw new RangeError(
+        `${this.name}: writing ${data.byteLength} bytes at ${offset} of its ${part} (${size} bytes)`,
+      );
+    }
+    this.device.upload(this.address(part) + offset, data);
+  }
+
+  async read(part: PartName = "data"): Promise<Uint8Array> {
+    return this.device.download(this.address(part), this.parts.get(part) ?? 0);
+  }
+
+  dispose(): void {
+    if (this.addresses.size === 0) return;
+    this.device.synchronize();
+    this.freeParts();
+    this.released(this);
+  }
+
+  private freeParts(): void {
+    for (const address of this.addresses.values()) this.device.free(address);
+    this.addresses.clear();
+  }
+}
+
+function partBytes(
+  dtype: DType,
+  shape: Shape,
+  quantization: { blockSize: number; doubleQuant: boolean } | null,
+): Map<PartName, number> {
+  const parts = new Map<PartName, number>([["data", denseBytes(dtype, shape)]]);
+  if (!quantization) return parts;
+  const blocks = Math.ceil(numel(shape) / quantization.blockSize);
+  parts.set("absmax", quantization.doubleQuant ? blocks : 4 * blocks);
+  if (quantization.doubleQuant) {
+    parts.set("nested", 4 * Math.ceil(blocks / NESTED_BLOCK_SIZE));
+    parts.set("map", 4 * 256);
+  }
+  return parts;
+}
