@@ -257,8 +257,8 @@ export class Dataset<T extends Row = Row> {
   }
 
   /** See `trainOnResponsesOnly`. */
-  trainOnResponsesOnly(parts: ResponseParts = {}): Dataset<T> {
-    return new Dataset(this.#rows, this.#where, parts);
+  trainOnResponsesOnly(parts: ResponseParts = {}): this {
+    return new Dataset(this.#rows, this.#where, parts) as this;
   }
 
   #mapBatches(transform: BatchTransform, size: number): MaybePromise<Dataset<Row>> {

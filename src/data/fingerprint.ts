@@ -12,16 +12,15 @@ export type SourceFingerprint = string[];
 
 /**
  * The name of prepared rows: SHA-256 over everything that decides them, so that a change of any gives another name. That
- * is the data, all of the tokenizer's files (its chat template among them), the options and this package's version.
+ * is the data, the tokenizer (its fingerprint), the options and this package's version.
  */
-export function preparedKey(source: SourceFingerprint, tokenizer: Tokenizer, options: RecipeOptions): string {
+export function preparedKey(source: SourceFingerprint, tokenizer: string, options: RecipeOptions): string {
   const { trainOn, assistantOnlyLoss, responses, textField, maxSeqLength, chatTemplate } = options;
-  const files = [...tokenizer.files].sort(([a], [b]) => (a < b ? -1 : 1)).map(([name, bytes]) => [name, sha256(bytes)]);
   const parts = {
     format: PREPARED_FORMAT,
     version: packageVersion(),
     source,
-    tokenizer: files,
+    tokenizer,
     options: [
       trainOn ?? null,
       assistantOnlyLoss ?? false,
@@ -32,6 +31,12 @@ export function preparedKey(source: SourceFingerprint, tokenizer: Tokenizer, opt
     ],
   };
   return sha256(JSON.stringify(parts));
+}
+
+/** SHA-256 over the tokenizer's files, its chat template among them. */
+export function tokenizerFingerprint(tokenizer: Tokenizer): string {
+  const files = [...tokenizer.files].sort(([a], [b]) => (a < b ? -1 : 1));
+  return sha256(JSON.stringify(files.map(([name, bytes]) => [name, sha256(bytes)])));
 }
 
 /** Of files, whatever their names: format, size and SHA-256 of the contents. `onBytes` is told what has been read. */

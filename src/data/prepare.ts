@@ -7,7 +7,7 @@ import type { Tokenizer } from "../tokenizer/tokenizer.ts";
 import type { TokenizedRow } from "./collate.ts";
 import { Dataset } from "./dataset.ts";
 import { type DataFile, findDataFiles, type LoadOptions } from "./files.ts";
-import { filesState, fingerprintFiles, fingerprintRows, preparedKey } from "./fingerprint.ts";
+import { filesState, fingerprintFiles, fingerprintRows, preparedKey, tokenizerFingerprint } from "./fingerprint.ts";
 import type { LocatedRow } from "./jsonl.ts";
 import { readLineBlocks } from "./jsonl.ts";
 import { type Task, tokenizeTasks } from "./prepare-pool.ts";
@@ -48,17 +48,22 @@ export class PreparedDataset implements RowStore {
   readonly path: string | null;
   /** Tokens of the longest row. */
   readonly longest: number;
+  /** The options they were prepared with, and which tokenizer (`tokenizerFingerprint`). */
+  readonly recipe: Readonly<RecipeOptions>;
+  readonly tokenizerKey: string;
   readonly #store: RowStore & { close?(): void };
 
   constructor(
     store: RowStore & { close?(): void },
-    about: { report: RecipeReport; fromCache: boolean; path: string | null },
+    about: Pick<PreparedDataset, "report" | "fromCache" | "path" | "recipe" | "tokenizerKey">,
   ) {
     this.#store = store;
     this.length = store.length;
     this.report = about.report;
     this.fromCache = about.fromCache;
     this.path = about.path;
+    this.recipe = about.recipe;
+    this.tokenizerKey = about.tokenizerKey;
     let longest = 0;
     for (let i = 0; i < store.length; i++) longest = Math.max(longest, store.lengthOf(i));
     this.longest = longest;
@@ -112,21 +117,22 @@ export async function prepareDataset(
   }
   const input = isRows ? rowsInput(source) : await filesInput(await findDataFiles(source, settings));
   const onProgress = settings.onProgress ?? (() => {});
+  const made = { recipe, tokenizerKey: tokenizerFingerprint(tokenizer) };
   const build = (append: (block: TokenBlock) => Promise<void> | void): Promise<RecipeReport> =>
     tokenizeAll(input, { tokenizer, recipe, workers, onProgress, append });
   if (cacheDir === null) {
     const rows: TokenizedRow[] = [];
     const report = await build((block) => void rows.push(...rowsOfBlock(block)));
-    return new PreparedDataset(memoryStore(rows), { report, fromCache: false, path: null });
+    return new PreparedDataset(memoryStore(rows), { ...made, report, fromCache: false, path: null });
   }
   const state = await input.state();
-  const key = preparedKey(await input.fingerprint(onProgress), tokenizer, recipe);
+  const key = preparedKey(await input.fingerprint(onProgress), made.tokenizerKey, recipe);
   const folder = join(cacheDir, "prepared");
   const path = join(folder, `${key}.bin`);
   const found = await openIfGood(path);
   if (found !== null) {
     const report = relocated(found.details.report, found.details.files, input.files);
-    return new PreparedDataset(found, { report, fromCache: true, path });
+    return new PreparedDataset(found, { ...made, report, fromCache: true, path });
   }
   await makeFolder(folder);
   await removeLeftovers(folder);
@@ -137,7 +143,7 @@ export async function prepareDataset(
     await writer.finish({ report, files: input.files });
   });
   const store = await PreparedFile.open(path, { verify: false });
-  return new PreparedDataset(store, { report: store.details.report, fromCache: false, path });
+  return new PreparedDataset(store, { ...made, report: store.details.report, fromCache: false, path });
 }
 
 /** A source of rows, as tasks; `done` of each is the share of it that has then been read, if known. */

@@ -170,8 +170,8 @@ export class StreamingDataset<T extends Row = Row> {
   }
 
   /** See `trainOnResponsesOnly`. */
-  trainOnResponsesOnly(parts: ResponseParts = {}): StreamingDataset<T> {
-    return new StreamingDataset(this.#source, parts);
+  trainOnResponsesOnly(parts: ResponseParts = {}): this {
+    return new StreamingDataset(this.#source, parts) as this;
   }
 
   #derive<U extends Row>(transform: (rows: AsyncIterable<Located<T>>) => AsyncIterable<Located<U>>) {

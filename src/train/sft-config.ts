@@ -9,8 +9,9 @@ import { renamed } from "./option-names.ts";
 export const sftSchema = z.strictObject({
   datasetTextField: z
     .string()
-    .default("text")
-    .describe("column of plain text; rows of another recognised shape need none"),
+    .nullable()
+    .default(null)
+    .describe('column of plain text, taken whatever else rows have; left out: by their shape, "text" last'),
   maxSeqLength: z
     .number()
     .int()

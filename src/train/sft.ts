@@ -1,12 +1,4 @@
-import {
-  Dataset,
-  type PackingReport,
-  pack,
-  type RecipeReport,
-  type Row,
-  type TokenizedRow,
-  tokenizeRows,
-} from "../data/index.ts";
+import { Dataset, PreparedDataset, type ResponseParts, type Row } from "../data/index.ts";
 import type { CausalLM } from "../models/model.ts";
 import { PeftModel } from "../peft/index.ts";
 import type { Tokenizer } from "../tokenizer/index.ts";
@@ -16,22 +8,25 @@ import { type BatchSource, isBatchSource } from "./batches.ts";
 import type { LogRow, TrainerCallback } from "./callbacks.ts";
 import type { ComputeLoss } from "./loss.ts";
 import type { ComputeMetrics, PreprocessLogits } from "./predictions.ts";
-import { parseSft, SFTConfig, type SFTOptions, type SFTValues, sftValues } from "./sft-config.ts";
-import { TokenizedSource } from "./tokenized-source.ts";
+import { parseSft, SFTConfig, type SFTOptions, sftValues } from "./sft-config.ts";
+import { type DataReport, responsesOnly, type SFTData, type SFTDataSettings, sftRows } from "./sft-data.ts";
+import { type RowOrder, TokenizedSource } from "./tokenized-source.ts";
 import { asTrainable } from "./trainable.ts";
 import { type EvalSources, type PredictionOutput, Trainer } from "./trainer.ts";
 
 export { SFTConfig, type SFTOptions, sftSchema } from "./sft-config.ts";
+export { type DataReport, recipeOptions, type SFTData } from "./sft-data.ts";
 
 /** One data set, or several by name. */
-export type EvalDatasets = Dataset<Row> | Readonly<Record<string, Dataset<Row>>>;
+export type EvalDatasets = SFTData | Readonly<Record<string, SFTData>>;
 
 export interface SFTTrainerOptions extends SFTOptions {
   readonly model: PeftModel | CausalLM;
   readonly tokenizer?: Tokenizer | undefined;
   /** TRL's name for the tokenizer. */
   readonly processingClass?: Tokenizer | undefined;
-  readonly trainDataset: Dataset<Row>;
+  /** What is larger than memory goes through `prepareDataset` first. */
+  readonly trainDataset: SFTData;
   readonly evalDataset?: EvalDatasets | undefined;
   /** Text of a row, instead of a column or a recognised shape. */
   readonly formattingFunc?: ((row: Row) => string) | undefined;
@@ -43,20 +38,19 @@ export interface SFTTrainerOptions extends SFTOptions {
   readonly preprocessLogitsForMetrics?: PreprocessLogits | undefined;
 }
 
-/** What became of the training data. */
-export interface DataReport {
-  readonly recipe: RecipeReport;
-  readonly packing: PackingReport | null;
-}
-
 /**
  * Supervised fine-tuning: rows of any recognised shape are rendered with the model's chat template, tokenised, packed if
  * wanted, and trained on. Throws OptionError for settings, and FormatError naming file and line at a malformed row.
  */
 export class SFTTrainer extends Trainer {
   readonly tokenizer: Tokenizer;
-  readonly dataReport: DataReport;
-  private readonly evalSettings: PrepareSettings;
+  dataReport: DataReport;
+  private readonly masked: (parts: ResponseParts) => {
+    train: TokenizedSource;
+    evaluation: EvalSources | undefined;
+    report: DataReport;
+  };
+  private readonly evalSettings: SFTDataSettings;
 
   constructor(options: SFTTrainerOptions) {
     const { model, tokenizer: named, processingClass, trainDataset, evalDataset, formattingFunc, ...rest } = options;
@@ -72,17 +66,19 @@ export class SFTTrainer extends Trainer {
         `the tokenizer has ${tokenizer.vocabSize} tokens but the model only ${lm.config.vocabSize}: they do not belong together`,
       );
     }
-    const settings: PrepareSettings = { ...sft, maxSeqLength, tokenizer, formattingFunc };
+    const settings: SFTDataSettings = { ...sft, maxSeqLength, tokenizer, formattingFunc };
     const evalSettings = { ...settings, packing: sft.evalPacking ?? sft.packing };
-    const train = prepare(sft.shuffleDataset ? trainDataset.shuffle(args.seed) : trainDataset, settings);
+    const shuffleSeed = sft.shuffleDataset ? args.seed : null;
+    const train = sftRows(trainDataset, settings, shuffleSeed);
+    const order: RowOrder = {
+      strategy: args.trainSamplingStrategy,
+      seed: args.dataSeed ?? args.seed,
+      rowsPerStep: args.perDeviceTrainBatchSize * args.gradientAccumulationSteps,
+    };
     super({
       model: asTrainable(model, sft.activationMemory),
       args,
-      train: new TokenizedSource(train.rows, {
-        strategy: args.trainSamplingStrategy,
-        seed: args.dataSeed ?? args.seed,
-        rowsPerStep: args.perDeviceTrainBatchSize * args.gradientAccumulationSteps,
-      }),
+      train: new TokenizedSource(train.rows, order),
       evaluation: evalDataset && evalSources(evalDataset, evalSettings),
       callbacks,
       computeLoss,
@@ -94,6 +90,24 @@ export class SFTTrainer extends Trainer {
     this.tokenizer = tokenizer;
     this.dataReport = train.report;
     this.evalSettings = evalSettings;
+    this.masked = (parts) => {
+      const { rows, report } = sftRows(responsesOnly(trainDataset, parts), settings, shuffleSeed);
+      const evaluation = evalDataset && mapData(evalDataset, (data) => responsesOnly(data, parts));
+      return {
+        train: new TokenizedSource(rows, order),
+        evaluation: evaluation && evalSources(evaluation, evalSettings),
+        report,
+      };
+    };
+  }
+
+  /** As `trainOnResponsesOnly`: masks the trainer's data anew, that for evaluation too; before training. */
+  trainOnResponsesOnly(parts: ResponseParts = {}): this {
+    if (this.state.globalStep > 0) throw new OptionError("trainOnResponsesOnly: call it before train()");
+    const { train, evaluation, report } = this.masked(parts);
+    this.replaceData(train, evaluation);
+    this.dataReport = report;
+    return this;
   }
 
   /** As Trainer's, for rows that are prepared as those for training are. */
@@ -102,8 +116,8 @@ export class SFTTrainer extends Trainer {
   }
 
   /** As Trainer's, for rows that are prepared as those for training are. */
-  override predict(data: Dataset<Row> | BatchSource, prefix?: string): Promise<PredictionOutput> {
-    return super.predict(data instanceof Dataset ? evalSource(data, this.evalSettings) : data, prefix);
+  override predict(data: SFTData | BatchSource, prefix?: string): Promise<PredictionOutput> {
+    return super.predict(isBatchSource(data) ? data : evalSource(data, this.evalSettings), prefix);
   }
 
   /** The adapter or model, with the tokenizer beside it. */
@@ -114,48 +128,23 @@ export class SFTTrainer extends Trainer {
 }
 
 /** Data sets prepared; sources as they are. */
-function evalSources(data: EvalDatasets | EvalSources, settings: PrepareSettings): EvalSources {
-  if (data instanceof Dataset) return evalSource(data, settings);
+function evalSources(data: EvalDatasets | EvalSources, settings: SFTDataSettings): EvalSources {
   if (isBatchSource(data)) return data;
-  const entries = Object.entries(data as Readonly<Record<string, Dataset<Row> | BatchSource>>);
+  if (isData(data)) return evalSource(data, settings);
+  const entries = Object.entries(data as Readonly<Record<string, SFTData | BatchSource>>);
   return Object.fromEntries(entries.map(([name, one]) => [name, isBatchSource(one) ? one : evalSource(one, settings)]));
 }
 
-function evalSource(dataset: Dataset<Row>, settings: PrepareSettings): TokenizedSource {
-  return new TokenizedSource(prepare(dataset, settings).rows, { strategy: "sequential", seed: 0, rowsPerStep: 1 });
+function evalSource(data: SFTData, settings: SFTDataSettings): TokenizedSource {
+  return new TokenizedSource(sftRows(data, settings).rows, { strategy: "sequential", seed: 0, rowsPerStep: 1 });
+}
+
+const isData = (data: object): data is SFTData => data instanceof Dataset || data instanceof PreparedDataset;
+
+function mapData(data: EvalDatasets, map: (data: SFTData) => SFTData): EvalDatasets {
+  if (isData(data)) return map(data);
+  return Object.fromEntries(Object.entries(data).map(([name, one]) => [name, map(one)]));
 }
 
 const defined = (options: object): Record<string, unknown> =>
   Object.fromEntries(Object.entries(options).filter(([, value]) => value !== undefined));
-
-interface PrepareSettings extends SFTValues {
-  readonly maxSeqLength: number;
-  readonly tokenizer: Tokenizer;
-  readonly formattingFunc: ((row: Row) => string) | undefined;
-}
-
-function prepare(dataset: Dataset<Row>, settings: PrepareSettings): { rows: TokenizedRow[][]; report: DataReport } {
-  const { tokenizer, maxSeqLength, packing, packingStrategy, completionOnlyLoss, assistantOnlyLoss } = settings;
-  const splits = packing && packingStrategy !== "bfd";
-  const { rows, report: recipe } = tokenizeRows(asText(dataset, settings).located(), tokenizer, {
-    ...(completionOnlyLoss !== null && { trainOn: completionOnlyLoss ? "completion" : "all" }),
-    assistantOnlyLoss,
-    // Strategies that split long rows get them whole.
-    ...(!splits && { maxSeqLength }),
-  });
-  if (!packing) return { rows: rows.map((row) => [row]), report: { recipe, packing: null } };
-  const { packs, report } = pack(rows, { maxSeqLength, strategy: packingStrategy });
-  return { rows: packs, report: { recipe, packing: report } };
-}
-
-/** The rows with a text of their own, where a function or another column says what it is. */
-function asText(dataset: Dataset<Row>, { formattingFunc, datasetTextField }: PrepareSettings): Dataset<Row> {
-  if (formattingFunc) return dataset.map((row) => ({ text: formattingFunc(row) }));
-  if (datasetTextField === "text") return dataset;
-  if (!dataset.columnNames.includes(datasetTextField)) {
-    throw new Error(
-      `datasetTextField "${datasetTextField}" is not a column; there are ${dataset.columnNames.join(", ")}`,
-    );
-  }
-  return dataset.map((row) => ({ text: row[datasetTextField] }));
-}

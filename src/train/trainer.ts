@@ -58,8 +58,8 @@ export class Trainer {
   readonly runner: StepRunner;
   readonly optimizer: Optimizer;
   readonly control: TrainerControl = newControl();
-  readonly steps: TrainingSteps;
-  readonly options: TrainerOptions;
+  steps: TrainingSteps;
+  options: TrainerOptions;
   readonly callbacks: CallbackList;
   /** Of the training at hand, or the last one. */
   state: TrainerState;
@@ -194,6 +194,13 @@ export class Trainer {
 
   [Symbol.dispose](): void {
     this.dispose();
+  }
+
+  /** Other data from now on; before the first step. */
+  protected replaceData(train: BatchSource, evaluation: EvalSources | undefined): void {
+    this.options = { ...this.options, train, evaluation };
+    this.steps = trainingSteps(train.length, this.args);
+    this.state = this.newState();
   }
 
   private runThrough(source: BatchSource, prefix: string, keepPredictions: boolean): Promise<Evaluation> {
