@@ -1,6 +1,5 @@
 import { existsSync } from "node:fs";
 import { join, resolve } from "node:path";
-import type { TensorRole } from "../backends/backend.ts";
 import { bucketLength } from "../data/collate.ts";
 import type { CheckpointPolicy } from "../graph/plan.ts";
 import type { Program } from "../graph/program.ts";
@@ -100,36 +99,20 @@ export async function planTraining(options: PlanTrainingOptions): Promise<Traini
 const WASM_BYTES = 4 * 2 ** 30;
 
 /** The same for a model that is there, on a sketch backend or a real one. */
-export function planModel(
-  model: PeftModel | CausalLM,
-  {
-    batchSize = 1,
-    maxSeqLength = 2048,
-    memory = availableMemory(),
-    eightBit = false,
-  }: Omit<PlanTrainingOptions, "modelName">,
-): TrainingPlan {
+export function planModel(model: PeftModel | CausalLM, options: Omit<PlanTrainingOptions, "modelName">): TrainingPlan {
+  const { batchSize = 1, memory = availableMemory(), eightBit = false } = options;
   const { lm, trainables } = asTrainable(model);
-  const { backend, config } = lm;
+  const { config } = lm;
+  const maxSeqLength = options.maxSeqLength ?? Math.min(2048, config.maxPositions);
   const adam = { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weightDecay: 0, eightBit };
-  const optimizer = new Optimizer(backend, trainables, adam);
+  const optimizer = new Optimizer(lm.backend, trainables, adam);
   try {
-    const programOf = (length: number, policy: CheckpointPolicy): Program => {
-      const runner = new StepRunner({ model: lm, optimizer, policy, maxPositions: length });
-      try {
-        return runner.program("train", bucketLength(batchSize * length));
-      } finally {
-        runner.dispose();
-      }
+    const tokens = bucketLength(batchSize * maxSeqLength);
+    const step = planStep(lm, optimizer, { tokens, maxPositions: maxSeqLength, memory });
+    const minimum = (length: number): number => {
+      const program = planned(lm, optimizer, bucketLength(batchSize * length), length, { kind: "minimum" });
+      return sum(fixedBytes(lm, length)) + program.arenaBytes;
     };
-    const { tensors } = backend.memory();
-    const rope = (length: number): number => 4 * length * config.headDim;
-    const fixedBytes = (length: number) => fixedOf(tensors, rope(length));
-    const sum = (length: number): number => Object.values(fixedBytes(length)).reduce((a, b) => a + b, 0);
-    const fixed = fixedBytes(maxSeqLength);
-    const before = sum(maxSeqLength);
-    const modes = planModes((policy) => programOf(maxSeqLength, policy), before, memory);
-    const minimum = (length: number): number => sum(length) + programOf(length, { kind: "minimum" }).arenaBytes;
     return {
       model: {
         family: config.family,
@@ -140,11 +123,10 @@ export function planModel(
       trainable: count(trainables.map(({ tensor }) => tensor)),
       batchSize,
       maxSeqLength,
-      tokens: bucketLength(batchSize * maxSeqLength),
-      fixed,
+      tokens,
+      ...step,
       memory,
-      modes,
-      fits: modes.some((mode) => mode.fits),
+      fits: step.modes.some((mode) => mode.fits),
       longest: longestLength(minimum, memory, config.maxPositions),
       warnings: "warnings" in model ? model.warnings : [],
     };
@@ -152,6 +134,49 @@ export function planModel(
     optimizer.dispose();
   }
 }
+
+export interface StepPlanOptions {
+  /** Tokens of the microbatch. */
+  readonly tokens: number;
+  /** Longest sequence. */
+  readonly maxPositions: number;
+  readonly memory: number;
+}
+
+/** Memory of one training step with each way of checkpointing. The optimizer's tensors must be the only ones of their kind. */
+export function planStep(
+  lm: CausalLM,
+  optimizer: Optimizer,
+  { tokens, maxPositions, memory }: StepPlanOptions,
+): Pick<TrainingPlan, "fixed" | "modes"> {
+  const fixed = fixedBytes(lm, maxPositions);
+  const program = (policy: CheckpointPolicy): Program => planned(lm, optimizer, tokens, maxPositions, policy);
+  return { fixed, modes: planModes(program, sum(fixed), memory) };
+}
+
+function planned(
+  model: CausalLM,
+  optimizer: Optimizer,
+  tokens: number,
+  maxPositions: number,
+  policy: CheckpointPolicy,
+): Program {
+  const runner = new StepRunner({ model, optimizer, policy, maxPositions });
+  try {
+    return runner.program("train", tokens);
+  } finally {
+    runner.dispose();
+  }
+}
+
+/** Bytes of what stays from step to step. */
+function fixedBytes({ backend, config }: CausalLM, maxPositions: number): TrainingPlan["fixed"] {
+  const { weight: weights, adapter, gradient: gradients, optimizer } = backend.memory().tensors;
+  // Not as the backend counts them: planning has made tables for other lengths too.
+  return { weights, adapter, gradients, optimizer, constants: 4 * maxPositions * config.headDim };
+}
+
+const sum = (parts: TrainingPlan["fixed"]): number => Object.values(parts).reduce((total, bytes) => total + bytes, 0);
 
 async function configPath({ modelName, hub = {} }: PlanTrainingOptions): Promise<string> {
   if (existsSync(resolve(modelName))) return resolve(modelName);
@@ -164,11 +189,6 @@ function count(tensors: Iterable<{ readonly shape: readonly number[] }>): number
   let total = 0;
   for (const { shape } of tensors) total += numel(shape);
   return total;
-}
-
-function fixedOf(tensors: Readonly<Record<TensorRole, number>>, rope: number): TrainingPlan["fixed"] {
-  const { weight, adapter, gradient, optimizer } = tensors;
-  return { weights: weight, adapter, gradients: gradient, optimizer, constants: rope };
 }
 
 function planModes(program: (policy: CheckpointPolicy) => Program, fixed: number, memory: number): ModePlan[] {

@@ -1,4 +1,5 @@
 import { CommanderError } from "commander";
+import { TrainingInterrupted } from "../train/interrupt.ts";
 import { OptionError } from "../util/options.ts";
 
 /** What was typed, or a configuration file, is wrong: exit code 2. */
@@ -6,10 +7,11 @@ export class UsageError extends Error {
   override readonly name = "UsageError";
 }
 
-/** The process's exit code for an error: 2 when the command was given wrongly, 1 when it could not be done. */
-export function exitCodeOf(error: unknown): 0 | 1 | 2 {
+/** The process's exit code for an error: 2 when the command was given wrongly, 1 (or its own) when it failed. */
+export function exitCodeOf(error: unknown): number {
   if (error instanceof CommanderError) return error.exitCode === 0 ? 0 : 2;
-  return error instanceof UsageError || error instanceof OptionError ? 2 : 1;
+  if (error instanceof UsageError || error instanceof OptionError) return 2;
+  return error instanceof TrainingInterrupted ? error.exitCode : 1;
 }
 
 /** What to print for an error: its message, made for people; the stack only when UNSLOTH_DEBUG is set. */

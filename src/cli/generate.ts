@@ -1,53 +1,54 @@
-import { Command } from "commander";
-import { FastLanguageModel } from "../api/fast-language-model.ts";
+import { readFileSync } from "node:fs";
 import { promptIds } from "../generate/chat.ts";
 import { generate } from "../generate/index.ts";
 import { samplingSchema } from "../generate/sampling.ts";
-import { PeftModel } from "../peft/index.ts";
+import { CliCommand } from "./command.ts";
 import { addSchemaFlags, schemaValues } from "./flags.ts";
+import { addModelFlags, loadFromFlags } from "./loading.ts";
+import { print } from "./terminal.ts";
 
 /** `unsloth generate`: answer a prompt, the text streamed as it comes. */
-export function generateCommand(): Command {
-  const command = new Command("generate")
+export function generateCommand(): CliCommand {
+  const command = new CliCommand("generate")
     .description("answer a prompt")
-    .requiredOption("--model <path>", "Hugging Face folder, .gguf file, or adapter folder")
-    .requiredOption("--prompt <text>", "the user's message")
-    .option("--adapter <dir>", "LoRA adapter to put on the model")
+    .requiredOption("--prompt <text>", "the user's message; - reads it from standard input")
     .option("--system <text>", "system message")
     .option("--raw", "continue the prompt as plain text, without the chat template")
-    .option("--load-in-4bit", "quantise the weights to NF4")
-    .option("--dtype <name>", "float32, bfloat16 or float16: how weights are kept")
-    .option("--threads <number>", "CPU threads");
+    .option("--json", "the whole answer as JSON, rather than its text as it comes")
+    .addHelpText(
+      "after",
+      `
+Examples:
+  unsloth generate --model Qwen/Qwen2.5-0.5B-Instruct --prompt "Why is the sky blue?"
+  unsloth generate --adapter outputs --prompt - --do-sample --temperature 0.7 < question.txt`,
+    ) as CliCommand;
+  addModelFlags(command);
+  command.optionsGroup("Sampling:");
   addSchemaFlags(command, samplingSchema);
-  return command.action(runGenerate);
+  return command.action(runGenerate) as CliCommand;
 }
 
-interface GenerateFlags {
-  readonly model: string;
+interface GenerateFlags extends Readonly<Record<string, unknown>> {
   readonly prompt: string;
-  readonly adapter?: string;
   readonly system?: string;
   readonly raw?: boolean;
-  readonly loadIn4bit?: boolean;
-  readonly dtype?: string;
-  readonly threads?: string;
+  readonly json?: boolean;
 }
 
 async function runGenerate(flags: GenerateFlags): Promise<void> {
-  const sampling = schemaValues(samplingSchema, { ...flags });
-  const { model: loaded, tokenizer } = await FastLanguageModel.fromPretrained({
-    modelName: flags.model,
-    loadIn4bit: flags.loadIn4bit ?? false,
-    dtype: flags.dtype ?? null,
-    ...(flags.threads !== undefined && { threads: Number(flags.threads) }),
-  });
-  const lm = loaded instanceof PeftModel ? loaded.model : loaded;
-  if (flags.adapter !== undefined) await PeftModel.fromPretrained(lm, flags.adapter);
-  const prompt = promptIds(tokenizer, flags.prompt, {
+  const sampling = schemaValues(samplingSchema, flags);
+  const text = flags.prompt === "-" ? readFileSync(0, "utf8").trimEnd() : flags.prompt;
+  using loaded = await loadFromFlags(flags);
+  const { lm, tokenizer } = loaded;
+  const prompt = promptIds(tokenizer, text, {
     raw: flags.raw ?? false,
     ...(flags.system !== undefined && { system: flags.system }),
   });
-  await generate(lm, tokenizer, [prompt], { ...sampling, onText: (text) => void process.stdout.write(text) });
-  process.stdout.write("\n");
-  lm.backend.dispose();
+  if (!flags.json) {
+    await generate(lm, tokenizer, [prompt], { ...sampling, onText: (piece) => void process.stdout.write(piece) });
+    return print();
+  }
+  const [answer] = await generate(lm, tokenizer, [prompt], sampling);
+  const { text: output, finishReason, tokens } = answer!;
+  print(JSON.stringify({ text: output, finishReason, promptTokens: prompt.length, tokens: tokens.length }));
 }

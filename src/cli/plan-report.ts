@@ -12,9 +12,14 @@ const PARTS: readonly (readonly [keyof TrainingPlan["fixed"], string])[] = [
 
 const MODES: Readonly<Record<ModePlan["mode"], string>> = { keep: "false", recompute: "true", unsloth: "unsloth" };
 
-/** Bytes that do not depend on how activations are treated. */
-export function fixedBytes({ fixed }: TrainingPlan): number {
-  return Object.values(fixed).reduce((sum, bytes) => sum + bytes, 0);
+/** Where the memory goes that stays from step to step. */
+export function fixedLines(fixed: TrainingPlan["fixed"]): string[] {
+  const together = Object.values(fixed).reduce((sum, bytes) => sum + bytes, 0);
+  return table([
+    ["memory", ""],
+    ...PARTS.filter(([part]) => fixed[part] > 0).map(([part, label]) => [label, formatBytes(fixed[part])]),
+    ["together", formatBytes(together)],
+  ]);
 }
 
 /** A plan for people: where the memory goes, what each way of checkpointing costs, whether it fits. */
@@ -26,11 +31,7 @@ export function planLines(plan: TrainingPlan): string[] {
       `${formatCount(plan.trainable)} trained (${share}%)`,
     `microbatch: ${batchSize} × ${maxSeqLength} tokens, planned as ${tokens}`,
     "",
-    ...table([
-      ["memory", ""],
-      ...PARTS.filter(([part]) => plan.fixed[part] > 0).map(([part, label]) => [label, formatBytes(plan.fixed[part])]),
-      ["together", formatBytes(fixedBytes(plan))],
-    ]),
+    ...fixedLines(plan.fixed),
     "",
     ...modeLines(plan),
     "",
@@ -78,10 +79,14 @@ function verdict(plan: TrainingPlan): string[] {
 
 /** A plan for programs. */
 export function planJson(plan: TrainingPlan): Record<string, unknown> {
-  const modes = plan.modes.map(({ program, mode, ...rest }) => ({
+  return { ...plan, modes: modesJson(plan.modes) };
+}
+
+/** The ways of checkpointing for programs. */
+export function modesJson(modes: readonly ModePlan[]): Record<string, unknown>[] {
+  return modes.map(({ program, mode, ...rest }) => ({
     useGradientCheckpointing: MODES[mode],
     ...rest,
     checkpointing: program?.checkpointing() ?? null,
   }));
-  return { ...plan, modes };
 }

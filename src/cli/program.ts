@@ -1,9 +1,13 @@
 import { readFileSync } from "node:fs";
+import { chatCommand } from "./chat/command.ts";
 import { CliCommand } from "./command.ts";
 import { doctorCommand } from "./doctor/command.ts";
+import { evalCommand } from "./eval/command.ts";
 import { generateCommand } from "./generate.ts";
 import { hubCommand } from "./hub.ts";
+import { mergeCommand } from "./merge.ts";
 import { planCommand } from "./plan.ts";
+import { sweepCommand } from "./sweep/command.ts";
 import { trainCommand } from "./train.ts";
 
 /** This package's version. */
@@ -18,8 +22,12 @@ export function createProgram(): CliCommand {
     .version(VERSION)
     .addCommand(doctorCommand(VERSION), { isDefault: true })
     .addCommand(trainCommand())
+    .addCommand(chatCommand())
     .addCommand(generateCommand())
+    .addCommand(evalCommand())
+    .addCommand(mergeCommand())
     .addCommand(planCommand())
+    .addCommand(sweepCommand())
     .addCommand(hubCommand());
   return program as CliCommand;
 }

@@ -27,3 +27,9 @@ export function table(rows: readonly (readonly string[])[]): string[] {
       .trimEnd(),
   );
 }
+
+/** How far something is, as one line redrawn in a terminal; nothing elsewhere. */
+export function progressLine(label: string, stream = process.stderr): (done: number, total: number) => void {
+  if (!stream.isTTY) return () => undefined;
+  return (done, total) => stream.write(`\r\x1b[K${done < total ? `${label}: ${done} of ${total}` : ""}`);
+}

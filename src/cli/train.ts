@@ -1,108 +1,46 @@
-import { mkdirSync } from "node:fs";
-import { Command } from "commander";
-import { FastLanguageModel } from "../api/fast-language-model.ts";
-import { Dataset } from "../data/index.ts";
-import { loraSchema } from "../peft/lora-config.ts";
-import { argumentsSchema } from "../train/arguments.ts";
-import { SFTTrainer, sftSchema } from "../train/sft.ts";
-import { addSchemaFlags, schemaValues } from "./flags.ts";
+import { CliCommand } from "./command.ts";
+import { dryRun } from "./dry-run.ts";
+import { givenSettings, TRAIN_TABLE, trainSettings } from "./settings/train-settings.ts";
+import { note, print } from "./terminal.ts";
+import { runTraining } from "./training.ts";
 
-/** What Unsloth's examples set, where it differs from Hugging Face's defaults. */
-const TRAIN_DEFAULTS = {
-  learningRate: 2e-4,
-  perDeviceTrainBatchSize: 2,
-  gradientAccumulationSteps: 4,
-  loggingSteps: 1,
-  seed: 3407,
-};
+/** `unsloth train`: fine-tune a model as a file of settings, flags, or both say. */
+export function trainCommand(): CliCommand {
+  const command = new CliCommand("train")
+    .description("fine-tune a model and write the adapter")
+    .argument("[config]", "YAML file of settings; flags win over it")
+    .option("--dry-run", "print the memory plan and the steps; load no weights, train nothing")
+    .option("--json", "a JSON line for every log row, for machines, on standard output")
+    .addHelpText(
+      "after",
+      `
+Examples:
+  unsloth train --model Qwen/Qwen2.5-0.5B-Instruct --data train.jsonl --output outputs --max-steps 100
+  unsloth train config.yaml --learning-rate 1e-4
+  unsloth train config.yaml --dry-run
 
-/** `unsloth train`: fine-tune a model on a JSONL file and write the adapter. */
-export function trainCommand(): Command {
-  const command = new Command("train")
-    .description("fine-tune a model on a JSONL file")
-    .requiredOption("--model <path>", "Hugging Face folder or .gguf file")
-    .requiredOption("--data <file>", "JSONL (or a JSON array) of training rows")
-    .requiredOption("--output <dir>", "where the adapter and checkpoints go")
-    .option("--eval-data <file>", "JSONL of held-out rows")
-    .option("--load-in-4bit [true|false]", "quantise the frozen weights to NF4 (default true)")
-    .option("--full-finetuning", "train all weights instead of an adapter")
-    .option("--dtype <name>", "float32, bfloat16 or float16: how weights are kept (default: as in the checkpoint)")
-    .option("--threads <number>", "CPU threads")
-    .option("--use-gradient-checkpointing <setting>", 'true, false or "unsloth"')
-    .option("--resume", "go on from the latest checkpoint of --output");
-  addSchemaFlags(command, loraSchema, ["inferenceMode", "taskType"]);
-  addSchemaFlags(command, sftSchema);
-  addSchemaFlags(command, argumentsSchema, ["outputDir"]);
-  return command.action(runTrain);
+A file has the flags' names (learning_rate or learningRate), flat or in sections:
+  model: Qwen/Qwen2.5-0.5B-Instruct
+  data: train.jsonl
+  lora: { r: 16, lora_alpha: 16 }
+  training: { max_steps: 100, learning_rate: 2e-4 }`,
+    ) as CliCommand;
+  TRAIN_TABLE.addFlags(command);
+  return command.action(runTrain) as CliCommand;
 }
 
-interface TrainFlags {
-  readonly model: string;
-  readonly data: string;
-  readonly output: string;
-  readonly evalData?: string;
-  readonly loadIn4bit?: boolean | string;
-  readonly fullFinetuning?: boolean;
-  readonly dtype?: string;
-  readonly threads?: string;
-  readonly useGradientCheckpointing?: string;
-  readonly resume?: boolean;
+interface TrainFlags extends Readonly<Record<string, unknown>> {
+  readonly dryRun?: boolean;
+  readonly json?: boolean;
 }
 
-async function runTrain(flags: TrainFlags): Promise<void> {
-  const sft = schemaValues(sftSchema, { ...flags });
-  const args = { ...TRAIN_DEFAULTS, ...schemaValues(argumentsSchema, { ...flags }), outputDir: flags.output };
-  const trainDataset = await readRows(flags.data);
-  const evalDataset = flags.evalData === undefined ? undefined : await readRows(flags.evalData);
-  const full = flags.fullFinetuning ?? false;
-  const { model: base, tokenizer } = await FastLanguageModel.fromPretrained({
-    modelName: flags.model,
-    fullFinetuning: full,
-    loadIn4bit: flags.loadIn4bit === undefined ? !full : flags.loadIn4bit === true || flags.loadIn4bit === "true",
-    dtype: flags.dtype ?? null,
-    ...(flags.threads !== undefined && { threads: Number(flags.threads) }),
-    ...(sft.maxSeqLength !== undefined && { maxSeqLength: sft.maxSeqLength }),
-  });
-  print(`${flags.model} on ${base.backend.description}, weights ${megabytes(base.parameterBytes)} MiB`);
-  for (const warning of base.warnings) print(`note: ${warning}`);
-  const lora = schemaValues(loraSchema, { ...flags });
-  const checkpointing = flags.useGradientCheckpointing;
-  const model = full
-    ? base
-    : await FastLanguageModel.getPeftModel(base, {
-        ...lora,
-        ...(checkpointing !== undefined && {
-          useGradientCheckpointing: checkpointing === "unsloth" ? checkpointing : checkpointing === "true",
-        }),
-      });
-  if ("printTrainableParameters" in model) model.printTrainableParameters(print);
-  mkdirSync(flags.output, { recursive: true });
-  try {
-    await fit(new SFTTrainer({ ...sft, model, tokenizer, trainDataset, evalDataset, args }), flags);
-  } finally {
-    base.backend.dispose();
+async function runTrain(configFile: string | undefined, flags: TrainFlags): Promise<void> {
+  const settings = trainSettings(givenSettings(configFile, flags));
+  if (flags.dryRun) return dryRun(settings, flags.json ?? false);
+  if (!flags.json) {
+    await runTraining(settings, { note });
+    return;
   }
+  const event = (row: Readonly<Record<string, unknown>>): void => print(JSON.stringify(row));
+  await runTraining(settings, { note: () => undefined, event });
 }
-
-/** Report on the data, train, evaluate before and after, save. */
-async function fit(trainer: SFTTrainer, flags: TrainFlags): Promise<void> {
-  using _ = trainer;
-  const { recipe, packing } = trainer.dataReport;
-  print(
-    `${recipe.rows} rows, ${recipe.tokens} tokens, ${recipe.targets} trained on; ${recipe.dropped} dropped, ${recipe.truncated} truncated`,
-  );
-  if (packing) print(`packed into ${packing.packs} rows, ${(100 * packing.efficiency).toFixed(1)}% full`);
-  if (flags.evalData !== undefined) print(`eval_loss before: ${(await trainer.evaluate()).eval_loss!.toFixed(4)}`);
-  await trainer.train({ resumeFromCheckpoint: flags.resume ?? false });
-  if (flags.evalData !== undefined) print(`eval_loss after: ${(await trainer.evaluate()).eval_loss!.toFixed(4)}`);
-  await trainer.saveModel(flags.output);
-  print(`saved to ${flags.output}`);
-}
-
-/** A JSONL file, or a .json file with one array. */
-function readRows(path: string): Promise<Dataset> {
-  return path.endsWith(".json") ? Dataset.fromJson(path) : Dataset.fromJsonl(path);
-}
-
-const print = (line: string): void => void process.stderr.write(`${line}\n`);
-const megabytes = (bytes: number): string => (bytes / 2 ** 20).toFixed(1);

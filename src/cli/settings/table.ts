@@ -141,7 +141,8 @@ export class SettingsTable {
     const close = typeof given.value === "string" ? nearest(given.value, choices) : null;
     const found = `found ${JSON.stringify(given.value)}`;
     const hint = close ? `; did you mean "${close}"?` : numberHint(given.value, issue);
-    throw new UsageError(`${given.where}: ${inside}${issue.message}, ${found}${hint}`);
+    const message = issue.message.replace(/^Invalid (input|option): /, "");
+    throw new UsageError(`${given.where}: ${inside}${message}, ${found}${hint}`);
   }
 }
 

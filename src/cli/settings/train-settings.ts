@@ -2,8 +2,9 @@ import { z } from "zod";
 import { loraSchema } from "../../peft/lora-config.ts";
 import { withoutUnsupported } from "../../peft/unsupported.ts";
 import { argumentsSchema } from "../../train/arguments.ts";
-import { sftSchema } from "../../train/sft.ts";
-import { camelCase, parseOptions } from "../../util/options.ts";
+import { FOREIGN_ARGUMENTS, withoutForeign } from "../../train/foreign-options.ts";
+import { parseSft, sftSchema } from "../../train/sft-config.ts";
+import { camelCase, OptionError, parseOptions } from "../../util/options.ts";
 import { UsageError } from "../exit.ts";
 import { readConfigFile } from "./config-file.ts";
 import { type GivenSetting, SettingsTable } from "./table.ts";
@@ -43,6 +44,13 @@ const runSchema = z.strictObject({
     .union([z.boolean(), z.string().min(1)])
     .default(false)
     .describe("go on from a checkpoint folder; alone, from the latest of --output"),
+  earlyStoppingPatience: z
+    .number()
+    .int()
+    .positive()
+    .nullable()
+    .default(null)
+    .describe("stop after this many evaluations without a better metric-for-best-model"),
 });
 
 const checkpointing = z
@@ -131,9 +139,28 @@ export const TRAIN_TABLE = new SettingsTable({
     lrScheduler: "lrSchedulerType",
     evaluationStrategy: "evalStrategy",
   },
-  // Options of PEFT that ask for nothing may stand in a file; others say why they cannot be had.
-  foreign: (key, value, where) => !(key in withoutUnsupported(where, { [key]: value })),
+  // Options of PEFT, Trainer and TRL that ask for nothing may stand in a file; others say why they cannot be had.
+  foreign: (key, value, where) => {
+    const one = { [key]: value };
+    const isNone = (rest: Record<string, unknown>): boolean => Object.keys(rest).length === 0;
+    return (
+      isNone(withoutUnsupported(where, one)) ||
+      isNone(withoutForeign(where, one, FOREIGN_ARGUMENTS)) ||
+      isForeignSft(one)
+    );
+  },
 });
+
+/** Whether TRL has an option that steers nothing here: the parser takes those, and calls others unknown. */
+function isForeignSft(option: Record<string, unknown>): boolean {
+  try {
+    parseSft(option);
+    return true;
+  } catch (error) {
+    if (error instanceof OptionError && error.message.includes("unknown option")) return false;
+    throw error;
+  }
+}
 
 /** Settings of a training, checked each by itself; the API checks them against one another. */
 export interface TrainSettings {
@@ -144,7 +171,7 @@ export interface TrainSettings {
   readonly sft: Readonly<Record<string, unknown>>;
   /** Training arguments, outputDir included. */
   readonly args: Readonly<Record<string, unknown>> & { readonly outputDir: string };
-  readonly resume: boolean | string;
+  readonly run: Omit<z.output<typeof runSchema>, "output">;
 }
 
 /** Settings as they were given, by name. */
@@ -165,14 +192,14 @@ export function trainSettings(given: Given): TrainSettings {
   const values = (group: string) => TRAIN_TABLE.valuesOf(group, given);
   const model = parseOptions("model", modelSchema.partial({ model: true }), values("model"));
   const data = parseOptions("data", dataSchema.partial({ data: true }), values("data"));
-  const { output, resume } = parseOptions("run", runSchema, values("run"));
+  const { output, ...run } = parseOptions("run", runSchema, values("run"));
   return {
     model: { ...model, model: model.model ?? null },
     data: { ...data, data: data.data ?? null },
     lora: values("lora"),
     sft: values("sft"),
     args: { ...DEFAULTS, ...values("training"), outputDir: output },
-    resume,
+    run,
   };
 }
 

@@ -1,0 +1,81 @@
+import { loadTokenizer } from "../api/fast-language-model.ts";
+import { isAdapterFolder, locateBase, locateModel } from "../api/locate.ts";
+import { planStep } from "../api/plan-training.ts";
+import { openSketchBackend } from "../api/sketch-backend.ts";
+import { sketchModel } from "../api/sketch-model.ts";
+import { numel } from "../graph/types.ts";
+import { formatCount } from "../models/describe.ts";
+import { availableMemory } from "../models/load/available-memory.ts";
+import { warmupSteps } from "../optim/schedule.ts";
+import { PeftModel } from "../peft/index.ts";
+import { TOKENIZER_FILES } from "../tokenizer/tokenizer-files.ts";
+import type { SFTTrainer } from "../train/sft.ts";
+import { fixedLines, modeLines, modesJson } from "./plan-report.ts";
+import { required, type TrainSettings } from "./settings/train-settings.ts";
+import { print } from "./terminal.ts";
+import { adapt, dataLines, largestMicrobatch, loadData, makeTrainer } from "./training.ts";
+
+/** Of a model of the hub: what planning needs, and no weights. */
+const FILES = ["config.json", "adapter_config.json", "adapter_model.safetensors", ...TOKENIZER_FILES];
+
+/** Prints what a training would do and need: its data prepared for real, its memory planned, no weight loaded. */
+export async function dryRun(settings: TrainSettings, json: boolean): Promise<void> {
+  const name = required(settings.model.model, "model", "PATH");
+  const data = await loadData(settings);
+  const { revision, threads, fullFinetuning, dtype, loadIn4bit } = settings.model;
+  const located = await locateModel(name, { revision, ...(!name.includes(":") && { allowPatterns: FILES }) });
+  const adapter = isAdapterFolder(located.path) ? located.path : null;
+  const path = adapter ? (await locateBase(adapter)).path : located.path;
+  using backend = await openSketchBackend({ threads });
+  const lm = sketchModel(path, backend, { dtype, fullFinetuning, loadIn4bit: loadIn4bit ?? !fullFinetuning });
+  lm.maxSeqLength = (settings.sft.maxSeqLength as number | null | undefined) ?? 2048;
+  const tokenizer = await loadTokenizer(path);
+  const model = adapter
+    ? await PeftModel.fromPretrained(lm, adapter, { isTrainable: true })
+    : await adapt(lm, settings);
+  using trainer = makeTrainer(settings, { model, tokenizer, ...data }, {});
+  const memory = availableMemory();
+  const tokens = await largestMicrobatch(trainer, Number.POSITIVE_INFINITY);
+  const { maxPositions } = trainer.options;
+  const plan = { ...planStep(lm, trainer.optimizer, { tokens, maxPositions, memory }), memory };
+  const steps = stepsOf(trainer, data.evalDataset?.length ?? 0);
+  if (json) return print(JSON.stringify({ ...steps, tokens, ...plan, modes: modesJson(plan.modes) }, null, 2));
+  const trained = trainer.optimizer.trainables.reduce((sum, { tensor }) => sum + numel(tensor.shape), 0);
+  const lines = [
+    `${name}: ${lm.config.family}, ${lm.config.layers} layers; ${formatCount(trained)} numbers trained`,
+    ...dataLines(trainer),
+    ...stepLines(steps),
+    "",
+    `largest microbatch of the first epoch: ${tokens} tokens`,
+    ...fixedLines(plan.fixed),
+    "",
+    ...modeLines(plan),
+    "",
+    "dry run: nothing was trained",
+  ];
+  for (const line of lines) print(line);
+}
+
+function stepsOf({ steps, args, options }: SFTTrainer, evalRows: number) {
+  const { microbatchesPerEpoch, stepsPerEpoch, maxSteps, numTrainEpochs } = steps;
+  return {
+    rows: options.train.length,
+    batchSize: args.perDeviceTrainBatchSize,
+    gradientAccumulationSteps: args.gradientAccumulationSteps,
+    microbatchesPerEpoch,
+    stepsPerEpoch,
+    epochs: numTrainEpochs,
+    maxSteps,
+    warmupSteps: warmupSteps(args, maxSteps),
+    evalRows,
+  };
+}
+
+function stepLines(steps: ReturnType<typeof stepsOf>): string[] {
+  const { rows, batchSize, gradientAccumulationSteps: size, microbatchesPerEpoch, stepsPerEpoch, epochs } = steps;
+  return [
+    `${rows} rows in microbatches of ${batchSize}: ${microbatchesPerEpoch} an epoch; ${size} to a step: ${stepsPerEpoch} steps an epoch`,
+    `${steps.maxSteps} steps (${epochs} epochs begun), ${steps.warmupSteps} of them warm-up` +
+      (steps.evalRows > 0 ? `; ${steps.evalRows} rows held out` : ""),
+  ];
+}
