@@ -1,6 +1,7 @@
 import { readFileSync } from "node:fs";
 import { chatCommand } from "./chat/command.ts";
 import { CliCommand } from "./command.ts";
+import { dataCommand } from "./data.ts";
 import { doctorCommand } from "./doctor/command.ts";
 import { evalCommand } from "./eval/command.ts";
 import { generateCommand } from "./generate.ts";
@@ -28,6 +29,7 @@ export function createProgram(): CliCommand {
     .addCommand(mergeCommand())
     .addCommand(planCommand())
     .addCommand(sweepCommand())
+    .addCommand(dataCommand())
     .addCommand(hubCommand());
   return program as CliCommand;
 }

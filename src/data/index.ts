@@ -20,6 +20,14 @@ export {
   type PrepareSettings,
   prepareDataset,
 } from "./prepare.ts";
+export {
+  type Preview,
+  type PreviewOptions,
+  type PreviewSample,
+  type PreviewToken,
+  paintSample,
+  previewRows,
+} from "./preview.ts";
 export { type Example, readExample } from "./recipe-kinds.ts";
 export { countTargets, type RecipeReport } from "./recipe-report.ts";
 export { type RecipeOptions, type TrainOn, tokenizeRow, tokenizeRows } from "./recipes.ts";
