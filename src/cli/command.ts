@@ -1,4 +1,5 @@
 import { Command, Option, type ParseOptionsResult } from "commander";
+import { write, writeError } from "./terminal.ts";
 
 /** A flag that is true alone, and takes true, false, or a word that `takes` accepts. */
 export class BooleanOption extends Option {
@@ -21,7 +22,11 @@ export class CliCommand extends Command {
     super(name);
     this.exitOverride();
     this.showHelpAfterError("(--help lists what there is)");
-    this.configureOutput({ outputError: (text, write) => write(text.replace(/^error: /, "unsloth: ")) });
+    this.configureOutput({
+      writeOut: write,
+      writeErr: writeError,
+      outputError: (text, writeOne) => writeOne(text.replace(/^error: /, "unsloth: ")),
+    });
     this.configureHelp({ showGlobalOptions: false });
   }
 

@@ -5,7 +5,7 @@ import { samplingSchema } from "../generate/sampling.ts";
 import { CliCommand } from "./command.ts";
 import { addSchemaFlags, schemaValues } from "./flags.ts";
 import { addModelFlags, loadFromFlags } from "./loading.ts";
-import { print } from "./terminal.ts";
+import { print, write } from "./terminal.ts";
 
 /** `unsloth generate`: answer a prompt, the text streamed as it comes. */
 export function generateCommand(): CliCommand {
@@ -45,7 +45,7 @@ async function runGenerate(flags: GenerateFlags): Promise<void> {
     ...(flags.system !== undefined && { system: flags.system }),
   });
   if (!flags.json) {
-    await generate(lm, tokenizer, [prompt], { ...sampling, onText: (piece) => void process.stdout.write(piece) });
+    await generate(lm, tokenizer, [prompt], { ...sampling, onText: write });
     return print();
   }
   const [answer] = await generate(lm, tokenizer, [prompt], sampling);

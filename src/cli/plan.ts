@@ -3,7 +3,7 @@ import { type CheckpointMode, planTraining, type TrainingPlan } from "../api/pla
 import { drawMemory } from "../graph/draw.ts";
 import { isEightBit } from "../train/arguments.ts";
 import { CliCommand } from "./command.ts";
-import { UsageError } from "./exit.ts";
+import { SilentExit, UsageError } from "./exit.ts";
 import { planJson, planLines } from "./plan-report.ts";
 import { givenSettings, required, TRAIN_TABLE, type TrainSettings, trainSettings } from "./settings/train-settings.ts";
 import { note, parseBytes, print } from "./terminal.ts";
@@ -54,7 +54,7 @@ async function runPlan(configFile: string | undefined, flags: PlanFlags): Promis
   if (flags.json) print(JSON.stringify(planJson(plan), null, 2));
   else if (flags.print && program) print(program.print());
   else for (const line of planLines(plan)) print(line);
-  process.exitCode = plan.fits ? 0 : 1;
+  if (!plan.fits) throw new SilentExit(1);
 }
 
 /** What planning needs of a training's settings. */

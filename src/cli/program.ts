@@ -4,11 +4,13 @@ import { CliCommand } from "./command.ts";
 import { dataCommand } from "./data.ts";
 import { doctorCommand } from "./doctor/command.ts";
 import { evalCommand } from "./eval/command.ts";
+import { errorText, exitCodeOf } from "./exit.ts";
 import { generateCommand } from "./generate.ts";
 import { hubCommand } from "./hub.ts";
 import { mergeCommand } from "./merge.ts";
 import { planCommand } from "./plan.ts";
 import { sweepCommand } from "./sweep/command.ts";
+import { writeError } from "./terminal.ts";
 import { trainCommand } from "./train.ts";
 
 /** This package's version. */
@@ -32,4 +34,16 @@ export function createProgram(): CliCommand {
     .addCommand(dataCommand())
     .addCommand(hubCommand());
   return program as CliCommand;
+}
+
+/** Runs one command line (without `node unsloth`), says what goes wrong, and gives the exit code: 0, 1 or 2. */
+export async function run(args: readonly string[]): Promise<number> {
+  try {
+    await createProgram().parseAsync([...args], { from: "user" });
+    return 0;
+  } catch (error) {
+    const text = errorText(error, Boolean(process.env.UNSLOTH_DEBUG));
+    if (text !== null) writeError(text);
+    return exitCodeOf(error);
+  }
 }

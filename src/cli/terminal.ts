@@ -1,10 +1,35 @@
 import { formatBytes } from "../backends/cpu/allocations.ts";
 
-/** A line for people; results for programs go to stdout. */
-export const note = (line = ""): void => void process.stderr.write(`${line}\n`);
+/** Where words go. */
+export interface Output {
+  /** Results: standard output. */
+  readonly out: (text: string) => void;
+  /** Words about the work: standard error. */
+  readonly err: (text: string) => void;
+}
+
+const STANDARD: Output = {
+  out: (text) => void process.stdout.write(text),
+  err: (text) => void process.stderr.write(text),
+};
+let output = STANDARD;
+
+/** Sends words elsewhere, for tests; without an argument back to the standard streams. */
+export function redirect(elsewhere: Output = STANDARD): void {
+  output = elsewhere;
+}
+
+/** A piece of the result. */
+export const write = (text: string): void => output.out(text);
+
+/** A piece of what is said about the work. */
+export const writeError = (text: string): void => output.err(text);
+
+/** A line about the work. */
+export const note = (line = ""): void => writeError(`${line}\n`);
 
 /** A line of the result. */
-export const print = (line = ""): void => void process.stdout.write(`${line}\n`);
+export const print = (line = ""): void => write(`${line}\n`);
 
 export { formatBytes };
 

@@ -3,7 +3,7 @@ import { samplingSchema } from "../../generate/sampling.ts";
 import { CliCommand } from "../command.ts";
 import { addSchemaFlags, schemaValues } from "../flags.ts";
 import { addModelFlags, loadFromFlags } from "../loading.ts";
-import { note } from "../terminal.ts";
+import { note, write } from "../terminal.ts";
 import { type ChatTerminal, chatLoop } from "./loop.ts";
 import { ChatSession } from "./session.ts";
 
@@ -65,7 +65,7 @@ function openTerminal(): { terminal: ChatTerminal; close: () => void } {
     prompt: () => {
       if (isTerminal) reader.prompt();
     },
-    write: (text) => void process.stdout.write(text),
+    write,
     note,
     onStop(wanted) {
       stop = wanted;

@@ -1,6 +1,6 @@
 import { nearest } from "../../util/nearest.ts";
 import { CliCommand } from "../command.ts";
-import { UsageError } from "../exit.ts";
+import { SilentExit, UsageError } from "../exit.ts";
 import { print } from "../terminal.ts";
 import { CHECKS, type CheckName, type DoctorReport, examine } from "./report.ts";
 
@@ -21,7 +21,7 @@ export function doctorCommand(version: string): CliCommand {
       const failed = wanted.filter((name) => !report.checks.find((check) => check.name === name)!.ok);
       if (flags.json) print(JSON.stringify({ ...report, required: wanted, failed }, null, 2));
       else for (const line of reportLines(report, failed)) print(line);
-      process.exitCode = report.ok && failed.length === 0 ? 0 : 1;
+      if (!report.ok || failed.length > 0) throw new SilentExit(1);
     }) as CliCommand;
 }
 

@@ -5,6 +5,7 @@ import { reason } from "../../formats/errors.ts";
 import { getLastCheckpoint } from "../../train/checkpoint-folders.ts";
 import { TrainingInterrupted } from "../../train/interrupt.ts";
 import { CliCommand } from "../command.ts";
+import { SilentExit } from "../exit.ts";
 import { type ConfigEntry, readConfigFile } from "../settings/config-file.ts";
 import { type Given, TRAIN_TABLE, trainSettings } from "../settings/train-settings.ts";
 import { note, print } from "../terminal.ts";
@@ -72,7 +73,7 @@ async function runSweep(configFile: string | undefined, flags: SweepFlags): Prom
   await atomicWriteFile(join(outputDir, "sweep.json"), `${JSON.stringify(summary(results, ranking), null, 2)}\n`);
   if (flags.json) print(JSON.stringify({ event: "results", ...summary(results, ranking) }));
   else for (const line of resultTable(results, ranking)) print(line);
-  process.exitCode = results.some(({ error }) => error !== null) ? 1 : 0;
+  if (results.some(({ error }) => error !== null)) throw new SilentExit(1);
 }
 
 /** One run, or what it gave when it finished before. A failure is a result; an interruption is not. */

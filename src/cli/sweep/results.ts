@@ -43,7 +43,7 @@ export function resultTable(results: readonly RunResult[], ranking: Ranking): st
     result.id,
     ...names.map((name) => (result.options.has(name) ? shown(result.options.get(name)!.value) : "")),
     ...metrics.map((name) => number(result.metrics?.[name])),
-    result.error ?? "",
+    brief(result.error ?? ""),
   ]);
   const headings = ["", "run", ...names.map(snake), ...metrics, ""];
   const lines = table([headings, ...rows]);
@@ -53,3 +53,6 @@ export function resultTable(results: readonly RunResult[], ranking: Ranking): st
 
 const number = (value: number | undefined): string =>
   value === undefined ? "–" : String(Number(value.toPrecision(5)));
+
+/** The whole message has been printed when the run failed. */
+const brief = (text: string): string => (text.length > 60 ? `${text.slice(0, 60)}…` : text);
