@@ -58,19 +58,27 @@ Examples:
   unsloth data preview --model Qwen/Qwen2.5-0.5B-Instruct --data train.jsonl --assistant-only-loss
   unsloth data preview --model ./model --data chats.parquet --rows 1 --packing --json`;
 
+/** Where a preview is printed. */
+export interface PreviewOutput {
+  print(line?: string): void;
+  /** What is beside the result: to standard error. */
+  note(line: string): void;
+  colours: boolean;
+}
+
 /** `unsloth data`: what training will see of a data set. */
-export function dataCommand(): CliCommand {
+export function dataCommand(out: PreviewOutput = { print, note, colours: useColours() }): CliCommand {
   const data = new CliCommand("data").description("look at training data");
   const preview = data
     .command("preview")
     .description("print rows as the model will see them, with what is trained on in colour, and count all rows");
   addSchemaFlags(preview, previewSchema);
   addSchemaFlags(preview, maskSchema);
-  preview.addHelpText("after", EXAMPLES).action(runPreview);
+  preview.addHelpText("after", EXAMPLES).action((flags: Readonly<Record<string, unknown>>) => runPreview(flags, out));
   return data.addHelpText("after", EXAMPLES) as CliCommand;
 }
 
-async function runPreview(given: Readonly<Record<string, unknown>>): Promise<void> {
+async function runPreview(given: Readonly<Record<string, unknown>>, out: PreviewOutput): Promise<void> {
   for (const name of ["model", "data"]) if (given[name] === undefined) throw new UsageError(`--${name} is missing`);
   const flags = checkedFlags(previewSchema, given);
   const sft = parseSft(schemaValues(maskSchema, given));
@@ -90,16 +98,15 @@ async function runPreview(given: Readonly<Record<string, unknown>>): Promise<voi
     : null;
   if (flags.json)
     print(JSON.stringify({ samples: preview.samples, report: preview.report, packing, more: preview.more }));
-  else printSamples(preview);
+  else printSamples(preview, out);
   const { report } = preview;
   if (report.rows === report.dropped) throw nothingLeft(report, maxSeqLength);
   if (flags.json) return;
-  for (const line of summary(report, packing, maxSeqLength)) print(line);
-  if (preview.more) note(`these are the first ${report.rows} rows; --limit 0 counts all`);
+  for (const line of summary(report, packing, maxSeqLength)) out.print(line);
+  if (preview.more) out.note(`these are the first ${report.rows} rows; --limit 0 counts all`);
 }
 
-function printSamples({ samples }: Preview): void {
-  const colours = useColours();
+function printSamples({ samples }: Preview, { print, note, colours }: PreviewOutput): void {
   if (samples.length > 0 && !colours) note("[[ ]] is what the model is trained to produce");
   for (const [i, sample] of samples.entries()) {
     const trained = sample.tokens.filter((token) => token.trained).length;
