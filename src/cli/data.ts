@@ -97,7 +97,7 @@ async function runPreview(given: Readonly<Record<string, unknown>>, out: Preview
     ? planPacks(preview.lengths, { maxSeqLength, strategy: sft.packingStrategy }).report
     : null;
   if (flags.json)
-    print(JSON.stringify({ samples: preview.samples, report: preview.report, packing, more: preview.more }));
+    out.print(JSON.stringify({ samples: preview.samples, report: preview.report, packing, more: preview.more }));
   else printSamples(preview, out);
   const { report } = preview;
   if (report.rows === report.dropped) throw nothingLeft(report, maxSeqLength);
