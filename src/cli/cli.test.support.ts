@@ -8,6 +8,8 @@ import { createRandomModel } from "../models/load/random.ts";
 import { saveModel } from "../models/save.ts";
 import { tinyConfig } from "../testing/tiny-model.ts";
 import { FIXTURES } from "../testing/tokenizer-fixtures.ts";
+import { run } from "./program.ts";
+import { redirect } from "./terminal.ts";
 
 /** A folder with a small random chat model (model/), rows to train on (train.jsonl) and rows held out (test.jsonl). */
 export interface Workplace extends Disposable {
@@ -42,6 +44,25 @@ export interface Ran {
   readonly code: number | null;
   readonly stdout: string;
   readonly stderr: string;
+}
+
+/** Runs the command line in this process. */
+export async function here(...args: readonly string[]): Promise<Ran> {
+  let [stdout, stderr] = ["", ""];
+  redirect({
+    out: (text) => {
+      stdout += text;
+    },
+    err: (text) => {
+      stderr += text;
+    },
+  });
+  try {
+    const code = await run(args);
+    return { code, stdout, stderr };
+  } finally {
+    redirect();
+  }
 }
 
 /** Runs the command line in a process of its own. */

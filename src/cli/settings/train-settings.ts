@@ -145,7 +145,7 @@ export const TRAIN_TABLE = new SettingsTable({
     const isNone = (rest: Record<string, unknown>): boolean => Object.keys(rest).length === 0;
     return (
       isNone(withoutUnsupported(where, one)) ||
-      isNone(withoutForeign(where, one, FOREIGN_ARGUMENTS)) ||
+      isNone(withoutForeign(where, { [camelCase(key)]: value }, FOREIGN_ARGUMENTS)) ||
       isForeignSft(one)
     );
   },
