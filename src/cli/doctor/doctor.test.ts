@@ -1,0 +1,98 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import type { TensorOptions } from "../../backends/backend.ts";
+import { CpuBackend } from "../../backends/cpu/backend.ts";
+import { openRuntime } from "../../backends/cpu/index.ts";
+import type { DType, Shape } from "../../graph/types.ts";
+import { reportLines } from "./command.ts";
+import { findGpus } from "./gpu.ts";
+import { productError } from "./product.ts";
+import { type Check, type CheckName, type DoctorReport, examine } from "./report.ts";
+
+const H100 = "NVIDIA H100 80GB HBM3, 81559, 81077, 550.54.15, 9.0\n";
+const BANNER = "| NVIDIA-SMI 550.54.15    Driver Version: 550.54.15    CUDA Version: 12.4     |";
+const withGpu = () => findGpus(async (args) => (args.length > 0 ? H100 : BANNER));
+const noGpu = () => findGpus(() => Promise.reject(Object.assign(new Error("spawn"), { code: "ENOENT" })));
+const check = (report: DoctorReport, name: CheckName): Check => report.checks.find((one) => one.name === name)!;
+
+test("nvidia-smi's GPUs, driver and CUDA version", async () => {
+  const report = await withGpu();
+  assert.deepEqual([report.driver, report.cuda, report.missing], ["550.54.15", "12.4", null]);
+  const memoryBytes = 81559 * 2 ** 20;
+  const gpu = { name: "NVIDIA H100 80GB HBM3", memoryBytes, freeBytes: 81077 * 2 ** 20, capability: "9.0" };
+  assert.deepEqual(report.gpus, [gpu]);
+});
+
+test("why there is no GPU", async () => {
+  assert.match((await noGpu()).missing!, /there is no nvidia-smi/);
+  const failed = Object.assign(new Error("exit 9"), { code: 9, stdout: "NVIDIA-SMI has failed: no driver\nmore" });
+  assert.equal(
+    (await findGpus(() => Promise.reject(failed))).missing,
+    "nvidia-smi failed: NVIDIA-SMI has failed: no driver",
+  );
+  assert.match((await findGpus(async () => "\n")).missing!, /no GPU/);
+});
+
+test("a machine with native kernels and a GPU: all works but CUDA, and it says so", async () => {
+  const report = await examine("1.2.3", { gpus: withGpu });
+  assert.equal(report.ok, true);
+  for (const name of ["cpu", "memory", "native", "qlora", "bf16"] as const)
+    assert.equal(check(report, name).ok, true, name);
+  assert.match(check(report, "cuda").text, /CUDA 12\.4, driver 550\.54\.15: NVIDIA H100 80GB HBM3, 79\.6 GiB/);
+  assert.match(check(report, "cuda").reason!, /no CUDA backend/);
+  const lines = reportLines(report, ["cuda"]);
+  assert.equal(lines[0], "Unsloth successfully installed!");
+  assert.match(lines[1]!, /^unsloth 1\.2\.3, Node\.js \d+/);
+  assert.equal(lines.at(-1), "❌ required, but not working: cuda");
+});
+
+test("without native kernels: WebAssembly trains, with the reason and the remedy", async () => {
+  const open = async () => ({ ...(await openRuntime({ prefer: "wasm", threads: 1 })), reason: "no addon for plan9" });
+  const report = await examine("1.2.3", { open, gpus: noGpu });
+  assert.equal(report.ok, true);
+  assert.equal(check(report, "qlora").ok, true);
+  const native = check(report, "native");
+  assert.deepEqual([native.ok, native.reason], [false, "no addon for plan9"]);
+  assert.match(native.remedy!, /C\+\+ compiler.*npm run build/);
+  assert.match(
+    reportLines(report, []).join("\n"),
+    /❌ Kernel fusion not enabled.*\n +reason: no addon for plan9\n +remedy:/,
+  );
+});
+
+test("without any kernels: not installed, the reason once", async () => {
+  const open = () => Promise.reject(new Error("no CPU kernels: gone"));
+  const report = await examine("1.2.3", { open, gpus: noGpu });
+  assert.equal(report.ok, false);
+  const lines = reportLines(report, []);
+  assert.match(lines[0]!, /^❌/);
+  assert.equal(lines.filter((line) => line.includes("no CPU kernels: gone")).length, 1);
+});
+
+test("the product check is tight, and finds weights that are not what they should be", async () => {
+  const { runtime } = await openRuntime({ threads: 1 });
+  using backend = new CpuBackend(runtime);
+  for (const dtype of ["nf4", "bf16"] as const) {
+    const error = await productError(backend, dtype);
+    assert.ok(error < 1e-6, `${dtype}: ${error}`);
+  }
+  using broken = new ShiftedBackend((await openRuntime({ threads: 1 })).runtime);
+  assert.ok((await productError(broken, "nf4")) > 1e-3);
+  assert.ok((await productError(broken, "bf16")) > 1e-3);
+});
+
+/** A backend that gets one byte of every weight wrong. */
+class ShiftedBackend extends CpuBackend {
+  override createTensor(name: string, dtype: DType, shape: Shape, options: TensorOptions) {
+    const tensor = super.createTensor(name, dtype, shape, options);
+    if (options.role !== "weight") return tensor;
+    const write = tensor.write.bind(tensor);
+    return Object.assign(tensor, {
+      write: (data: Uint8Array, at?: Parameters<typeof write>[1]) =>
+        write(
+          data.map((byte, i) => (i === 3 ? byte ^ 64 : byte)),
+          at,
+        ),
+    });
+  }
+}
