@@ -7,7 +7,25 @@ export {
 } from "./api/fast-language-model.ts";
 export type { Backend, BackendMemory } from "./backends/backend.ts";
 export { CpuBackend, openCpuBackend } from "./backends/cpu/backend.ts";
-export { Dataset } from "./data/index.ts";
+export {
+  type Columns,
+  Dataset,
+  type DatasetResolver,
+  defaultCacheDir,
+  type LoadOptions,
+  type PackingReport,
+  PreparedDataset,
+  type PrepareProgress,
+  type PrepareSettings,
+  planPacks,
+  prepareDataset,
+  type RecipeOptions,
+  type RecipeReport,
+  type ResponseParts,
+  StreamingDataset,
+  standardizeSharegpt,
+  trainOnResponsesOnly,
+} from "./data/index.ts";
 export { promptIds } from "./generate/chat.ts";
 export { type Generated, type GenerateOptions, generate } from "./generate/index.ts";
 export { drawMemory } from "./graph/draw.ts";
@@ -17,5 +35,13 @@ export { createRandomModel } from "./models/load/random.ts";
 export { CausalLM } from "./models/model.ts";
 export { saveModel } from "./models/save.ts";
 export * from "./peft/index.ts";
-export { Tokenizer } from "./tokenizer/index.ts";
+export {
+  CHAT_TEMPLATES,
+  type ChatMessage,
+  type ChatTemplateName,
+  type GetChatTemplateOptions,
+  getChatTemplate,
+  type MessageMapping,
+  Tokenizer,
+} from "./tokenizer/index.ts";
 export * from "./train/index.ts";

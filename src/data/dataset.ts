@@ -15,6 +15,7 @@ import {
   toRows,
 } from "./columns.ts";
 import { findDataFiles, type LoadOptions } from "./files.ts";
+import { fromHub } from "./hub-source.ts";
 import { type JsonlOptions, type LocatedRow, type Row, readJsonl } from "./jsonl.ts";
 import { readRows } from "./read.ts";
 import type { ResponseParts } from "./responses.ts";
@@ -63,12 +64,16 @@ export class Dataset<T extends Row = Row> {
 
   /**
    * A JSONL, JSON, CSV, TSV or Parquet file, a folder of such files, or a list of them. `split` chooses among a folder's
-   * files by their names, and may take a part: "train[:1000]", "train[10%:]". What is no path goes to `resolve`, which
-   * downloads it. Throws `FormatError` naming file and line.
+   * files by their names, and may take a part: "train[:1000]", "train[10%:]". An id of the hub ("organisation/name") is
+   * downloaded. Throws `FormatError` naming file and line.
    */
   static async load(source: string | readonly string[], options: LoadOptions = {}): Promise<Dataset> {
     const slice = parseSplit(options.split);
-    const files = await findDataFiles(source, slice === null ? options : { ...options, split: slice.split });
+    const files = await findDataFiles(source, {
+      resolve: fromHub,
+      ...options,
+      ...(slice !== null && { split: slice.split }),
+    });
     const dataset = await Dataset.fromLocated(readRows(files));
     if (slice === null) return dataset;
     const [start, end] = sliceRange(slice, dataset.length);

@@ -3,7 +3,9 @@ import { mkdir, mkdtemp, rm, symlink, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { dirname, join, relative } from "node:path";
 import { after, beforeEach, test } from "node:test";
+import { Dataset } from "./dataset.ts";
 import { findDataFiles, type LoadOptions, splitOf } from "./files.ts";
+import { StreamingDataset } from "./streaming.ts";
 
 let folder = "";
 const folders: string[] = [];
@@ -89,8 +91,39 @@ test("what is no path goes to the resolver, with the split", async () => {
   };
   assert.deepEqual(await find("org/name", { resolve, split: "test" }), ["data/test.jsonl jsonl"]);
   assert.deepEqual(asked, [["org/name", { split: "test" }]]);
-  await assert.rejects(find("org/name"), /org\/name: data set: found no such file or folder; .*resolve/);
-  await assert.rejects(find("./not/there.jsonl", { resolve }), /found no such file or folder; expected a path$/);
+  await assert.rejects(
+    find("org/name"),
+    /org\/name: data set: found no such file or folder; expected a path, or a data/,
+  );
+  for (const path of ["./not/there", "not/there.jsonl", "there"])
+    await assert.rejects(find(path, { resolve: async () => assert.fail() }), /found no such file or folder/);
   // A resolver's answer is a path: an id would go round in circles.
-  await assert.rejects(find("org/name", { resolve: async () => "org/other" }), /org\/other: data set: found no such/);
+  await assert.rejects(find("org/name", { resolve: async () => "org/other" }), /ENOENT|org\/other/);
+});
+
+test("a repository of several data sets: one is chosen by its name", async () => {
+  await write("main/train-00000-of-00001.jsonl", "main/test-00000-of-00001.jsonl", "more/train-00000-of-00001.jsonl");
+  const resolve = async (): Promise<string> => folder;
+  assert.deepEqual(await find("org/name", { resolve, split: "train", name: "main" }), [
+    "main/train-00000-of-00001.jsonl jsonl",
+  ]);
+  await assert.rejects(find("org/name", { resolve, split: "train" }), /name: found none; expected one of main, more/);
+  await assert.rejects(find("org/name", { resolve, name: "mian" }), /data files: found none/);
+  // A folder of one's own is one data set.
+  assert.equal((await find(folder, { split: "train" })).length, 2);
+});
+
+test("by default ids go to the hub", async () => {
+  const before = { ...process.env };
+  process.env.HF_HUB_OFFLINE = "1";
+  process.env.HF_HOME = folder;
+  try {
+    await assert.rejects(Dataset.load("org/name"), { name: "HubError", code: "not-cached" });
+    await assert.rejects(StreamingDataset.load("org/name", { split: "train[:3]" }), { name: "HubError" });
+  } finally {
+    for (const name of ["HF_HUB_OFFLINE", "HF_HOME"]) {
+      if (before[name] === undefined) delete process.env[name];
+      else process.env[name] = before[name];
+    }
+  }
 });

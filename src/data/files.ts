@@ -11,15 +11,17 @@ export interface DataFile {
   format: DataFormat;
 }
 
-/** Finds a data set that is not on this disk: returns the path, or paths, of a copy that is. */
+/** Finds a data set by its id, "organisation/name": returns the path, or paths, of a copy on this disk. */
 export type DatasetResolver = (id: string, request: { split?: string }) => Promise<string | readonly string[]>;
 
 export interface LoadOptions {
   /** "train", "test", "validation" or another part that the files' names tell. */
   split?: string;
+  /** Which of several data sets in one folder, each in a folder of its own: what Hugging Face calls a configuration. */
+  name?: string;
   /** By default what the file's name ends in. */
   format?: DataFormat;
-  /** Asked for names that are no path: a hub's data set ids. */
+  /** Asked for ids that are no path; by default the Hugging Face hub is. */
   resolve?: DatasetResolver;
 }
 
@@ -60,15 +62,18 @@ export async function findDataFiles(
     const lists = await Promise.all(source.map((path) => findDataFiles(path, options)));
     return lists.flat();
   }
-  const { split, format, resolve } = options;
+  const { split, format, resolve, ...rest } = options;
   const info = await stat(source).catch((error: NodeJS.ErrnoException) => {
     if (error.code === "ENOENT" || error.code === "ENOTDIR") return null;
     throw error;
   });
   if (info === null) {
-    if (resolve === undefined || !isId(source)) throw notFound(source, resolve !== undefined);
+    if (resolve === undefined || !isId(source)) throw notFound(source);
     const found = await resolve(source, split === undefined ? {} : { split });
-    return findDataFiles(found, { ...(split !== undefined && { split }), ...(format && { format }) });
+    const local = { ...rest, ...(split !== undefined && { split }), ...(format && { format }) };
+    return typeof found === "string" && (await stat(found)).isDirectory()
+      ? ofFolder(found, local, true)
+      : findDataFiles(found, local);
   }
   if (info.isDirectory()) return ofFolder(source, options);
   const named = splitOf(source.split(sep).at(-1)!);
@@ -91,6 +96,12 @@ export function splitOf(path: string): string | null {
   return null;
 }
 
+/** The folder that a file of a repository of several data sets is in: "main" of "main/train-00000-of-00001.parquet". */
+function subsetOf(path: string): string | null {
+  const [first, ...rest] = path.split(sep);
+  return rest.length === 0 || first === "data" || Object.hasOwn(SPLIT_WORDS, first!) ? null : first!;
+}
+
 function formatOf(path: string): DataFormat | null {
   const isZipped = path.endsWith(".gz");
   const extension = (isZipped ? path.slice(0, -3) : path).split(".").at(-1)!.toLowerCase();
@@ -99,8 +110,15 @@ function formatOf(path: string): DataFormat | null {
   return isZipped && (format === "parquet" || format === "json") ? null : format;
 }
 
-async function ofFolder(folder: string, { split, format }: LoadOptions): Promise<DataFile[]> {
-  const all = await listFiles(folder);
+/** `isRepository`: of several data sets in it, each in a folder, one has to be chosen. */
+async function ofFolder(
+  folder: string,
+  { split, name, format }: LoadOptions,
+  isRepository = false,
+): Promise<DataFile[]> {
+  const all = (await listFiles(folder)).filter(
+    (path) => name === undefined || subsetOf(relative(folder, path)) === name,
+  );
   const files = all.flatMap((path) => {
     const found = format ?? formatOf(path);
     return found === null ? [] : [{ path, format: found, split: splitOf(relative(folder, path)) }];
@@ -125,6 +143,10 @@ async function ofFolder(folder: string, { split, format }: LoadOptions): Promise
     throw new FormatError({ file: folder, field: "split", found: show(split), expected });
   }
   const chosen = files.filter((_, i) => split === undefined || names[i] === split);
+  const subsets = [...new Set(chosen.map(({ path }) => subsetOf(relative(folder, path)) ?? "(none)"))];
+  if (isRepository && subsets.length > 1) {
+    throw new FormatError({ file: folder, field: "name", found: "none", expected: `one of ${subsets.join(", ")}` });
+  }
   const formats = [...new Set(chosen.map((file) => file.format))];
   if (formats.length > 1) fail(`files of ${formats.join(" and ")}`, "files of one format; list the ones you want");
   return chosen.map(({ path, format }) => ({ path, format }));
@@ -147,8 +169,8 @@ async function listFiles(folder: string): Promise<string[]> {
 
 const KNOWN = "a file that ends in .jsonl, .csv, .tsv (or these with .gz after them), .json or .parquet";
 
-/** Like "org/name" or "name". */
-const isId = (name: string): boolean => /^[\w.-]+(\/[\w.-]+)?$/.test(name);
+/** Like "organisation/name", and not the name of a file. */
+const isId = (name: string): boolean => /^[\w-][\w.-]*\/[\w-][\w.-]*$/.test(name) && formatOf(name) === null;
 
 function unknownFormat(path: string): never {
   throw new FormatError({
@@ -159,12 +181,7 @@ function unknownFormat(path: string): never {
   });
 }
 
-function notFound(source: string, canResolve: boolean): FormatError {
-  const hint = isId(source) && !canResolve ? "; for a data set of the hub pass resolve, which downloads it" : "";
-  return new FormatError({
-    file: source,
-    field: "data set",
-    found: "no such file or folder",
-    expected: `a path${hint}`,
-  });
+function notFound(source: string): FormatError {
+  const expected = 'a path, or a data set of the hub, "organisation/name"';
+  return new FormatError({ file: source, field: "data set", found: "no such file or folder", expected });
 }

@@ -8,6 +8,7 @@ import type { TokenizedRow } from "./collate.ts";
 import { Dataset } from "./dataset.ts";
 import { type DataFile, findDataFiles, type LoadOptions } from "./files.ts";
 import { filesState, fingerprintFiles, fingerprintRows, preparedKey, tokenizerFingerprint } from "./fingerprint.ts";
+import { fromHub } from "./hub-source.ts";
 import type { LocatedRow } from "./jsonl.ts";
 import { readLineBlocks } from "./jsonl.ts";
 import { type Task, tokenizeTasks } from "./prepare-pool.ts";
@@ -29,13 +30,12 @@ export interface PrepareProgress {
   fraction: number | null;
 }
 
-export interface PrepareSettings extends Omit<LoadOptions, "resolve"> {
+export interface PrepareSettings extends LoadOptions {
   /** Folder of prepared data; by default `defaultCacheDir()`. Null: none, and the rows stay in memory. */
   cacheDir?: string | null;
   /** Threads that tokenize; by default as many as there are processors, at most 8. 0: this one. */
   workers?: number;
   onProgress?: (progress: PrepareProgress) => void;
-  resolve?: LoadOptions["resolve"];
 }
 
 /** Tokenized rows that are ready for training, read from disk one by one (or in memory, without a cache). */
@@ -115,7 +115,9 @@ export async function prepareDataset(
   if (!Number.isInteger(workers) || workers < 0) {
     throw new RangeError(`workers: found ${workers}; expected a non-negative integer`);
   }
-  const input = isRows ? rowsInput(source) : await filesInput(await findDataFiles(source, settings));
+  const input = isRows
+    ? rowsInput(source)
+    : await filesInput(await findDataFiles(source, { resolve: fromHub, ...settings }));
   const onProgress = settings.onProgress ?? (() => {});
   const made = { recipe, tokenizerKey: tokenizerFingerprint(tokenizer) };
   const build = (append: (block: TokenBlock) => Promise<void> | void): Promise<RecipeReport> =>

@@ -12,6 +12,7 @@ import {
 } from "./columns.ts";
 import { checkCount, Dataset } from "./dataset.ts";
 import { findDataFiles, type LoadOptions } from "./files.ts";
+import { fromHub } from "./hub-source.ts";
 import type { LocatedRow, Row } from "./jsonl.ts";
 import { readRows } from "./read.ts";
 import type { ResponseParts } from "./responses.ts";
@@ -47,7 +48,11 @@ export class StreamingDataset<T extends Row = Row> {
   /** As `Dataset.load`; a part of a split ("train[:1000]") is counted in rows from the start. */
   static async load(source: string | readonly string[], options: LoadOptions = {}): Promise<StreamingDataset> {
     const slice = parseSplit(options.split);
-    const files = await findDataFiles(source, slice === null ? options : { ...options, split: slice.split });
+    const files = await findDataFiles(source, {
+      resolve: fromHub,
+      ...options,
+      ...(slice !== null && { split: slice.split }),
+    });
     const all = new StreamingDataset(() => readRows(files));
     if (slice === null) return all;
     if (/[%-]/.test(slice.start + slice.end)) {
