@@ -244,3 +244,16 @@ test("fill and copy touch exactly their bytes", () => {
     );
   }
 });
+
+test("fill of a buffer larger than the caches, from an odd address", () => {
+  const bytes = 2 ** 24 + 5;
+  const want = Buffer.alloc(bytes + 4, 9).fill(200, 1, bytes + 1);
+  everywhere(
+    (memory, rt) => {
+      const x = memory.put(new Uint8Array(bytes + 4).fill(9));
+      runKernel(rt, "fill", [bytes, 200, x + 1]);
+      return [Uint8Array.of(want.equals(memory.copy(x, bytes + 4)) ? 1 : 0)];
+    },
+    ([same], isa) => assert.deepEqual([...same], [1], isa),
+  );
+});
