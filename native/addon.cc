@@ -177,7 +177,8 @@ napi_value view(napi_env env, napi_callback_info info) {
   const napi_status status =
       napi_create_external_arraybuffer(env, reinterpret_cast<void*>(static_cast<uintptr_t>(integer(env, a[0]))),
                                        static_cast<size_t>(integer(env, a[1])), nullptr, nullptr, &buffer);
-  if (status != napi_ok) return napi_throw_error(env, nullptr, "this JavaScript engine allows no external memory"), nullptr;
+  if (status != napi_ok)
+    return napi_throw_error(env, nullptr, "this JavaScript engine allows no external memory"), nullptr;
   return buffer;
 }
 

@@ -27,7 +27,8 @@ enum Fault : int32_t {
 void run_program(const KernelTable& table, const uint64_t* words, int64_t count, RunControl& control, double* timings,
                  int64_t timed);
 
-// Bytes of workspace that kernel `opcode` needs for these arguments with `threads` threads; −1: no such kernel.
+// Bytes of workspace that kernel `opcode` needs for these arguments with any number of threads up to `threads`;
+// −1: no such kernel.
 int64_t kernel_workspace(const KernelTable& table, int64_t opcode, const Arg* arguments, int64_t count, int threads);
 
 int kernel_count();

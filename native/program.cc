@@ -98,11 +98,15 @@ void run_program(const KernelTable& table, const uint64_t* words, int64_t total,
 }
 
 int64_t kernel_workspace(const KernelTable& table, int64_t opcode, const Arg* arguments, int64_t count, int threads) {
-  if (opcode < 0 || opcode >= kernels_known || count != signatures[opcode].count || !table.kernels[opcode].run) return -1;
+  if (opcode < 0 || opcode >= kernels_known || count != signatures[opcode].count) return -1;
   const Kernel& kernel = table.kernels[opcode];
+  if (!kernel.run) return -1;
   if (!kernel.workspace) return 0;
-  workspace_threads = threads;
-  const int64_t bytes = kernel.workspace(arguments);
+  int64_t most = 0;
+  for (workspace_threads = 1; workspace_threads <= threads; workspace_threads++) {
+    const int64_t bytes = kernel.workspace(arguments);
+    if (bytes > most) most = bytes;
+  }
   workspace_threads = 0;
-  return bytes;
+  return most;
 }

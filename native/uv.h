@@ -1,4 +1,4 @@
-// The libuv functions that the node executable exports, declared here because their header does not ship with Node-API's.
+// The libuv functions that the node executable exports. Declared here: their header does not ship with Node-API's.
 #pragma once
 #include <stdint.h>
 

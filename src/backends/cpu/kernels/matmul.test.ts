@@ -10,6 +10,7 @@ import {
   WeightType,
   weightArguments,
 } from "../../../testing/kernels.ts";
+import { loadNative } from "../native.ts";
 import type { CpuRuntime } from "../runtime.ts";
 
 interface Case {
@@ -204,6 +205,24 @@ test("depths beyond one block of K, second products too deep to append", () => {
 test("more strips and blocks than threads", () => {
   for (const transA of FLAGS) check({ M: 301, N: 331, K: 40, K2: 8, transA, transB: !transA, bias: true });
   check({ M: 1633, N: 18, K: 33, K2: 5, transA: true, acc: "same" });
+});
+
+test("any number of threads gives the same bits, in a workspace sized once for all of them", () => {
+  using runtime = loadNative({ file: process.env.UNSLOTH_TEST_ADDON, threads: 9 });
+  for (const transA of FLAGS) {
+    const c = { M: 190, N: 150, K: 70, K2: 3, transA };
+    const prepared = prepare(c);
+    runtime.setThreads(1);
+    const one = product(runtime, c, prepared);
+    assert.ok(relativeError(one, prepared.want) <= 1e-5);
+    for (let threads = 2; threads <= 9; threads++) {
+      runtime.setThreads(threads);
+      assert.ok(
+        Buffer.from(product(runtime, c, prepared).buffer).equals(Buffer.from(one.buffer)),
+        `${threads} threads`,
+      );
+    }
+  }
 });
 
 test("every weight type, stored both ways", () => {
