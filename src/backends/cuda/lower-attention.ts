@@ -1,7 +1,7 @@
 import type { Node, Value } from "../../graph/graph.ts";
 import { GraphError } from "../../graph/types.ts";
 import { cType, type Defines, float, int, type KernelArgument, long, pointer } from "./kernels.ts";
-import { colsOf, floatOf, type Lower, type Lowering, rowsOf, rowThreads, typed } from "./lowering.ts";
+import { colsOf, floatOf, type Lower, type Lowering, number, rowsOf, rowThreads, typed } from "./lowering.ts";
 
 const MAX_HEAD_DIM = 256;
 
@@ -27,10 +27,31 @@ function headArguments(node: Node, to: Lowering, { tokens, heads, kvHeads, headD
   return [...shape, ...pointers, float(scale!), int(window!), float(softcap!), int(causal!)];
 }
 
-/** The f32 kernels: any type and head size (kernels/attention.cu). */
-function plain(node: Node, shape: Shape): { file: string; defines: Defines; warps: number } {
-  const DP = 32 * Math.ceil(shape.headDim / 32);
-  return { file: "attention", defines: { ...typed(node.inputs[0]!), DP }, warps: DP > 128 ? 4 : 8 };
+/** Which kernels to use, how many rows a block has and how many bytes of shared memory it asks for. */
+interface Choice {
+  readonly file: string;
+  readonly defines: Defines;
+  readonly rows: number;
+  readonly threads: number;
+  readonly shared: { readonly forward: number; readonly gradQ: number; readonly gradKv: number };
+}
+
+const MMA_CAPABILITY = 80;
+const MMA_ROWS = 64;
+
+/** The tensor cores' kernels where they can be used (attention_mma.cu), else those in f32 (attention.cu). */
+function choose(node: Node, to: Lowering, { headDim }: Shape): Choice {
+  const q = node.inputs[0]!;
+  if (q.dtype === "bf16" && to.computeCapability >= MMA_CAPABILITY && headDim % 16 === 0 && headDim <= 128) {
+    const row = 2 * (headDim + 8);
+    const shared = { forward: 256 * row, gradQ: 256 * row, gradKv: 192 * row };
+    const defines = { D: headDim, CAP: number(node, "softcap") > 0 ? 1 : 0 };
+    return { file: "attention_mma", defines, rows: MMA_ROWS, threads: 128, shared };
+  }
+  const DP = 32 * Math.ceil(headDim / 32);
+  const rows = DP > 128 ? 4 : 8;
+  const shared = { forward: 0, gradQ: 0, gradKv: 0 };
+  return { file: "attention", defines: { ...typed(q), DP }, rows, threads: 32 * rows, shared };
 }
 
 function delta(node: Node, to: Lowering, { tokens, heads, headDim }: Shape, o: Value, dout: Value): number {
@@ -51,14 +72,15 @@ function delta(node: Node, to: Lowering, { tokens, heads, headDim }: Shape, o: V
 export const LOWER_ATTENTION: Readonly<Record<string, Lower>> = {
   attention(node, to) {
     const shape = shapeOf(node);
-    const { file, defines, warps } = plain(node, shape);
+    const { file, defines, rows, threads, shared } = choose(node, to, shape);
     const outputs = node.outputs.map((value) => pointer(to.address(value)));
     to.launch({
       file,
       defines,
       kernel: "attention",
-      grid: [Math.ceil(shape.tokens / warps), shape.heads],
-      threads: 32 * warps,
+      grid: [Math.ceil(shape.tokens / rows), shape.heads],
+      threads,
+      sharedBytes: shared.forward,
       args: [...headArguments(node, to, shape), ...outputs],
     });
   },
@@ -66,15 +88,28 @@ export const LOWER_ATTENTION: Readonly<Record<string, Lower>> = {
     const shape = shapeOf(node);
     const [o, lse, dout] = node.inputs.slice(5) as [Value, Value, Value];
     const [dq, dk, dv] = node.outputs.map((value) => pointer(to.address(value)));
-    const { file, defines, warps } = plain(node, shape);
+    const { file, defines, rows, threads, shared } = choose(node, to, shape);
     const rest = [pointer(to.address(lse)), pointer(delta(node, to, shape, o, dout)), pointer(to.address(dout))];
     const head = headArguments(node, to, shape);
-    const blocks = Math.ceil(shape.tokens / warps);
-    const common = { file, defines, threads: 32 * warps };
-    const kernel = "attention_grad_q";
-    to.launch({ ...common, kernel, grid: [blocks, shape.heads], args: [...head, ...rest, dq!] });
-    const grid = [blocks, shape.kvHeads] as const;
-    to.launch({ ...common, kernel: "attention_grad_kv", grid, args: [...head, ...rest, dk!, dv!] });
+    const blocks = Math.ceil(shape.tokens / rows);
+    to.launch({
+      file,
+      defines,
+      kernel: "attention_grad_q",
+      grid: [blocks, shape.heads],
+      threads,
+      sharedBytes: shared.gradQ,
+      args: [...head, ...rest, dq!],
+    });
+    to.launch({
+      file,
+      defines,
+      kernel: "attention_grad_kv",
+      grid: [blocks, shape.kvHeads],
+      threads,
+      sharedBytes: shared.gradKv,
+      args: [...head, ...rest, dk!, dv!],
+    });
   },
   kv_write(node, to) {
     const [x, slots, cache] = node.inputs as [Value, Value, Value];

