@@ -49,11 +49,20 @@ if (!existsSync(join(folder, "model.safetensors"))) {
 }
 
 const common = ["--model", folder, "--threads", o.threads, "--steps", o.steps];
-function measure(command, args, env) {
+function measure(command, args) {
+  const env = { ...process.env };
+  // Leave the choice of BLAS kernels to the libraries.
+  for (const name of ["OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE"]) delete env[name];
   const t0 = Date.now() / 1000;
-  const run = spawnSync(command, [...args, "--t0", String(t0)], { encoding: "utf8", env: { ...process.env, ...env } });
+  const run = spawnSync(command, [...args, "--t0", String(t0)], { encoding: "utf8", env });
   if (run.status !== 0) return { error: (run.stderr || String(run.error)).trim().split("\n").slice(-3).join(" ") };
-  return JSON.parse(run.stdout.trim().split("\n").at(-1));
+  const result = JSON.parse(run.stdout.trim().split("\n").at(-1));
+  return {
+    ...result,
+    tokensPerSecond: result.tokensPerSecond ?? result.tokens_per_second,
+    peakBytes: result.peakBytes ?? result.peak_resident_bytes,
+    firstStepSeconds: result.firstStepSeconds ?? result.seconds_to_first_step_done,
+  };
 }
 
 // In turn, so that a drift of the machine's speed meets both.

@@ -12,7 +12,7 @@ const { values: o } = parseArgs({
     length: { type: "string", default: "512" },
     dtype: { type: "string" },
     "load-in-4bit": { type: "boolean", default: false },
-    checkpointing: { type: "string", default: "false" },
+    checkpointing: { type: "string", default: "unsloth" },
     prefer: { type: "string", default: "native" },
     t0: { type: "string" },
     profile: { type: "boolean", default: false },

@@ -3,7 +3,15 @@ import { analyseLiveness, type WorkspaceOf } from "./liveness.ts";
 import { optimize } from "./optimize.ts";
 import { packBlocks } from "./pack.ts";
 import { Program } from "./program.ts";
-import { applyDecisions, type Decisions, type Rates, recomputeSeconds, type Saved, savedActivations } from "./remat.ts";
+import {
+  applyDecisions,
+  type Decisions,
+  type Rates,
+  recomputeSeconds,
+  type Saved,
+  savedActivations,
+  seconds,
+} from "./remat.ts";
 import { MemoryPlanError } from "./types.ts";
 
 /**
@@ -11,6 +19,7 @@ import { MemoryPlanError } from "./types.ts";
  * - `keep`: all (fastest, most memory);
  * - `recompute`: none but the boundaries of the repeated blocks (Hugging Face's gradient checkpointing);
  * - `budget`: as many as fit into `bytes` of arena, the cheapest for their size to recompute or offload given up first;
+ *   what recomputing hardly costs time (see FREE_SHARE) is not kept even when it would fit;
  * - `minimum`: whatever needs the least memory.
  */
 export type CheckpointPolicy =
@@ -60,7 +69,9 @@ export function plan(graph: Graph, options: PlanOptions): Program {
   if (policy.kind === "keep") return program(ranked.length);
   if (policy.kind === "recompute") return program(0);
 
-  const everything = program(ranked.length);
+  const worthKeeping =
+    policy.kind === "budget" ? ranked.length - nearlyFree(ranked, nodes, options.rates) : ranked.length;
+  const everything = program(worthKeeping);
   const nothing = program(0);
   if (policy.kind === "minimum") return nothing.arenaBytes < everything.arenaBytes ? nothing : everything;
   if (everything.arenaBytes <= policy.bytes) return everything;
@@ -73,7 +84,7 @@ export function plan(graph: Graph, options: PlanOptions): Program {
     );
   }
   // The peak grows with what is kept: bisect between the count that fits and the one that does not.
-  let [fits, fails] = [0, ranked.length];
+  let [fits, fails] = [0, worthKeeping];
   let best = nothing;
   while (fails - fits > 1) {
     const middle = (fits + fails) >> 1;
@@ -88,6 +99,8 @@ const mebibytes = (bytes: number): string => (bytes / 2 ** 20).toFixed(1);
 
 interface Ranked {
   readonly node: Node;
+  /** Estimated seconds that giving it up adds to the step. */
+  readonly seconds: number;
   /** Given up by copying to host memory rather than by recomputing. */
   readonly copied: boolean;
 }
@@ -106,8 +119,24 @@ function rank(graph: Graph, saved: readonly Saved[], { rates, offload }: PlanOpt
       const again = recomputeSeconds(node, savedNodes, rates);
       const copies = hostRate ? (2 * bytes) / hostRate : Number.POSITIVE_INFINITY;
       const boundary = boundaries.has(node);
-      return { node, boundary, copied: boundary || copies < again, price: Math.min(again, copies) / bytes };
+      const added = Math.min(again, copies);
+      return { node, boundary, copied: boundary || copies < again, seconds: added, price: added / bytes };
     })
     .filter(({ boundary }) => !boundary || hostRate !== null)
     .sort((a, b) => b.price - a.price);
+}
+
+/** Share of the step's time that recomputing without need may cost: for it the cheapest third of the activations goes. */
+const FREE_SHARE = 0.015;
+
+/** How many of the last (cheapest) entries can be recomputed within FREE_SHARE of the step's estimated time. */
+function nearlyFree(ranked: readonly Ranked[], nodes: readonly Node[], rates: Rates): number {
+  const step = nodes.reduce((sum, node) => sum + (node.op.cost ? seconds(node.op.cost(node), rates) : 0), 0);
+  let left = FREE_SHARE * step;
+  let count = 0;
+  for (let i = ranked.length - 1; i >= 0 && !ranked[i]!.copied; i--, count++) {
+    left -= ranked[i]!.seconds;
+    if (left < 0) break;
+  }
+  return count;
 }
