@@ -10,8 +10,13 @@ const INTEGERS = new Set(["step", "num_input_tokens_seen"]);
 export function consoleRow(row: LogRow): string {
   const cells = Object.entries(row)
     .filter(([key]) => key !== "total_flos")
-    .map(([key, value]) => `'${key}': ${INTEGERS.has(key) ? value : pythonFloat(rounded(key, value))}`);
+    .map(([key, value]) => `'${key}': ${INTEGERS.has(key) ? value : repr(rounded(key, value))}`);
   return `{${cells.join(", ")}}`;
+}
+
+/** As Python prints a float, which is not how its JSON has those that are not finite. */
+function repr(value: number): string {
+  return Number.isFinite(value) ? pythonFloat(value) : Number.isNaN(value) ? "nan" : value > 0 ? "inf" : "-inf";
 }
 
 function rounded(key: string, value: number): number {

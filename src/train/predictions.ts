@@ -67,10 +67,11 @@ export async function predictSequences(
   batch: Batch,
   hidden: Float32Array,
   preprocess: PreprocessLogits | null,
+  chunkBytes: number = CHUNK_BYTES,
 ): Promise<PredictedSequence[]> {
   const tokens = batch.inputIds.length;
   const width = hidden.length / tokens;
-  const chunk = Math.max(1, Math.min(tokens, Math.floor(CHUNK_BYTES / (4 * runner.vocabSize))));
+  const chunk = Math.max(1, Math.min(tokens, Math.floor(chunkBytes / (4 * runner.vocabSize))));
   /** The parts of each sequence that starts at a token. */
   const parts = new Map<number, Numbers[]>();
   for (let at = 0; at < batch.numTokens; at += chunk) {
