@@ -13,6 +13,7 @@ export { DefaultFlowCallback } from "./default-flow.ts";
 export { EarlyStoppingCallback, type EarlyStoppingOptions } from "./early-stopping.ts";
 export { TrainingInterrupted } from "./interrupt.ts";
 export { type ComputeLoss, crossEntropyLoss, type LossContext, type TracedLoss } from "./loss.ts";
+export * as ops from "./loss-ops.ts";
 export {
   argmax,
   type ComputeMetrics,
