@@ -79,7 +79,10 @@ test("less memory recomputes more, and takes longer", async () => {
   const { modes: roomy } = await planTraining({ ...base, memory: 2 ** 30 });
   const [keep, recompute, unsloth] = roomy;
   assert.ok(recompute!.activations < keep!.activations);
-  assert.equal(unsloth!.activations, keep!.activations, "with room for all of it nothing is given up");
+  assert.ok(
+    unsloth!.activations <= keep!.activations && unsloth!.recomputing < 0.05,
+    "with room only what is nearly free",
+  );
   assert.equal(keep!.recomputing, 0);
   assert.ok(recompute!.recomputing > 0.1 && recompute!.recomputing < 1, `${recompute!.recomputing}`);
   const memory = Math.ceil((keep!.total + recompute!.total) / 2);

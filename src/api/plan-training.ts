@@ -34,7 +34,7 @@ export interface PlanTrainingOptions extends Pick<StorageOptions, "dtype" | "loa
   readonly hub?: LocateOptions | undefined;
 }
 
-/** How activations are treated: "keep" all, "recompute" all, "unsloth": give up only what has to be. */
+/** How activations are treated: "keep" all, "recompute" all, "unsloth": give up only what has to be, or costs next to nothing. */
 export type CheckpointMode = "keep" | "recompute" | "unsloth";
 
 /** One way to treat activations. */
