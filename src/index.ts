@@ -5,6 +5,13 @@ export {
   isBfloat16Supported,
   loadTokenizer,
 } from "./api/fast-language-model.ts";
+export {
+  type CheckpointMode,
+  type ModePlan,
+  type PlanTrainingOptions,
+  planTraining,
+  type TrainingPlan,
+} from "./api/plan-training.ts";
 export type { Backend, BackendMemory } from "./backends/backend.ts";
 export { CpuBackend, openCpuBackend } from "./backends/cpu/backend.ts";
 export {

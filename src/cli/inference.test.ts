@@ -3,6 +3,7 @@ import { cpSync, existsSync, readdirSync, readFileSync, writeFileSync } from "no
 import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { FakeHub, TOKEN, temporaryFolder } from "../hub/fake-hub.test.support.ts";
+import { FakeUploads } from "../hub/fake-uploads.test.support.ts";
 import { type ChatTerminal, chatLoop } from "./chat/loop.ts";
 import { ChatSession } from "./chat/session.ts";
 import { here, makeWorkplace, type Workplace } from "./cli.test.support.ts";
@@ -195,6 +196,24 @@ test("hub: models by id, an adapter whose base is one, and download", async () =
   } finally {
     for (const name of ["HF_HOME", "HF_ENDPOINT", "HF_TOKEN"]) delete process.env[name];
     await hub.close();
+  }
+});
+
+test("hub upload: a folder becomes one commit; without a token that may write it says what is missing", async () => {
+  const uploads = await FakeUploads.start();
+  Object.assign(process.env, { HF_ENDPOINT: uploads.endpoint, HF_HOME: place.folder });
+  try {
+    const refused = await here("hub", "upload", adapter, "org/mine");
+    assert.equal(refused.code, 1);
+    assert.match(refused.stderr, /token \(HF_TOKEN\): found none; uploading needs one with write access/);
+    process.env.HF_TOKEN = TOKEN.replace("a", "b");
+    const { code, stdout, stderr } = await here("hub", "upload", adapter, "org/mine", "--private", "--message", "mine");
+    assert.equal(code, 0, stderr);
+    assert.equal(stdout, `${uploads.endpoint}/org/mine\n`);
+    assert.equal(uploads.seen.filter(({ line }) => /commit/.test(line)).length, 1);
+  } finally {
+    for (const name of ["HF_HOME", "HF_ENDPOINT", "HF_TOKEN"]) delete process.env[name];
+    uploads.close();
   }
 });
 

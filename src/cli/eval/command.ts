@@ -18,6 +18,7 @@ const evalSchema = z.strictObject({
     .positive()
     .optional()
     .describe("longest sequence; longer rows are cut (default: 2048)"),
+  datasetTextField: z.string().min(1).optional().describe("column of plain text (default: text, or the row's shape)"),
   batchSize: z.number().int().positive().default(8).describe("rows at a time"),
   completionOnlyLoss: z.boolean().optional().describe("count the tokens of completions only"),
   assistantOnlyLoss: z.boolean().default(false).describe("count the tokens of the assistant's turns only"),
@@ -69,11 +70,12 @@ async function runEval(flags: EvalFlags): Promise<void> {
 }
 
 function lossOf({ lm, tokenizer }: LoadedModel, rows: Dataset, settings: EvalSettings): Promise<LossReport> {
-  const { completionOnlyLoss, assistantOnlyLoss, batchSize, maxSeqLength = 2048 } = settings;
+  const { completionOnlyLoss, assistantOnlyLoss, batchSize, maxSeqLength = 2048, datasetTextField } = settings;
   return evaluateLoss(lm, tokenizer, rows.located(), {
     batchSize,
     maxSeqLength,
     assistantOnlyLoss,
+    ...(datasetTextField !== undefined && { textField: datasetTextField }),
     ...(completionOnlyLoss !== undefined && {
       trainOn: completionOnlyLoss ? ("completion" as const) : ("all" as const),
     }),
