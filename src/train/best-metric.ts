@@ -1,9 +1,12 @@
 import { OptionError } from "../util/options.ts";
 import type { LogRow } from "./callbacks.ts";
 
-/** metricForBestModel among an evaluation's metrics, with or without its "eval_". Throws OptionError naming those there are. */
+/** metricForBestModel as evaluations name it: with or without its "eval_" it is the same. */
+export const metricKey = (name: string): string => (name.startsWith("eval_") ? name : `eval_${name}`);
+
+/** metricForBestModel among an evaluation's metrics. Throws OptionError naming those there are. */
 export function metricValue(metrics: LogRow, name: string): number {
-  const key = name.startsWith("eval_") ? name : `eval_${name}`;
+  const key = metricKey(name);
   const value = metrics[key];
   if (value === undefined) {
     throw new OptionError(

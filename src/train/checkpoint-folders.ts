@@ -21,8 +21,14 @@ export async function writeWhole(folder: string, fill: (partial: string) => Prom
   const [parent, name] = [dirname(folder), basename(folder)];
   const partial = join(parent, PARTIAL + name);
   await rm(partial, { recursive: true, force: true });
-  await fill(partial);
-  await syncTree(partial);
+  try {
+    await fill(partial);
+    await syncTree(partial);
+  } catch (error) {
+    // On a full disk this is what makes room again.
+    await rm(partial, { recursive: true, force: true });
+    throw error;
+  }
   const replaced = join(parent, REPLACED + name);
   await rm(replaced, { recursive: true, force: true });
   // A folder that is not empty cannot be renamed over. Stopped between the two, `tidyCheckpoints` puts the old one back.

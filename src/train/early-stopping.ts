@@ -1,5 +1,5 @@
 import { OptionError } from "../util/options.ts";
-import { metricValue } from "./best-metric.ts";
+import { metricKey } from "./best-metric.ts";
 import type { CallbackContext, CallbackState, LogRow, TrainerCallback } from "./callbacks.ts";
 
 export interface EarlyStoppingOptions {
@@ -36,7 +36,9 @@ export class EarlyStoppingCallback implements TrainerCallback {
   }
 
   onEvaluate({ args, state, control }: CallbackContext, metrics: LogRow): void {
-    const value = metricValue(metrics, args.metricForBestModel!);
+    const value = metrics[metricKey(args.metricForBestModel!)];
+    // Of several data sets it is one that has the metric; that none has is the trainer's error.
+    if (value === undefined) return;
     const { bestMetric } = state;
     const better = bestMetric === null || (args.greaterIsBetter ? value > bestMetric : value < bestMetric);
     const enough = bestMetric === null || Math.abs(value - bestMetric) > this.threshold;

@@ -100,6 +100,16 @@ test("early stopping waits for its patience and counts only improvements beyond 
   assert.throws(() => new EarlyStoppingCallback({ earlyStoppingPatience: 0 }), /positive integer, found 0/);
 });
 
+test("early stopping goes by the data set that has the metric", async () => {
+  using model = await tinyPeft(backend);
+  const evaluation = { easy: source(randomRows(2)), hard: source(randomRows(2, 1, 9)) };
+  const args = { maxSteps: 9, evalStrategy: "steps", evalSteps: 1, metricForBestModel: "hard_loss", learningRate: 0 };
+  const callbacks = [new EarlyStoppingCallback({ earlyStoppingPatience: 2 })];
+  using trainer = quietTrainer(model, { train: source(randomRows(4)), evaluation, args, callbacks });
+  await trainer.train();
+  assert.equal(trainer.state.globalStep, 3);
+});
+
 test("early stopping says which settings it needs", async () => {
   const train = async (args: Record<string, unknown>): Promise<unknown> => {
     using model = await tinyPeft(backend);
