@@ -1,5 +1,5 @@
 // QLoRA step at Llama-3-8B's shapes with random weights, on one GPU: npm run bench:gpu
-//   node bench/gpu.mjs [--batch 8] [--length 2048] [--layers 32] [--policy budget|minimum|recompute] [--steps 5]
+//   node bench/gpu.mjs [--batch 8] [--length 2048] [--layers 32] [--policy budget|minimum|recompute|keep] [--offload] [--steps 5]
 //                      [--peft PYTHON] [--table 24]
 // Prints a table and one line of JSON; with OUT set, the whole kernel table goes there too. --peft also times
 // transformers + peft (bench/peft_gpu.py) with that interpreter, after this project's numbers.
@@ -28,11 +28,15 @@ const { values: flags } = parseArgs({
     layers: { type: "string", default: "32" },
     policy: { type: "string", default: "budget" },
     steps: { type: "string", default: "5" },
+    warmup: { type: "string", default: "3" },
+    offload: { type: "boolean", default: false },
     peft: { type: "string" },
     table: { type: "string", default: "24" },
   },
 });
-const [batch, length, layers, steps] = [flags.batch, flags.length, flags.layers, flags.steps].map(Number);
+const [batch, length, layers, steps, warmup] = [flags.batch, flags.length, flags.layers, flags.steps, flags.warmup].map(
+  Number,
+);
 const GIB = 2 ** 30;
 const started = performance.now();
 const seconds = () => ((performance.now() - started) / 1000).toFixed(1);
@@ -192,7 +196,7 @@ function kernelBench(backend) {
 const backend = new CudaBackend({ computeDtype: "bf16" });
 console.log(`${backend.description}; driver ${backend.device.driver.version}, cuBLASLt ${backend.device.lt.version}`);
 const kernels = kernelBench(backend);
-console.log(kernels);
+console.log(JSON.stringify(kernels));
 backend.device.peak = backend.device.allocated;
 
 const model = randomModel(backend);
@@ -210,18 +214,18 @@ const data = collate(rows, batch * length);
 const tokens = batch * length;
 const { free } = backend.device.driver.memory();
 const policy = flags.policy === "budget" ? { kind: "budget", bytes: Math.floor(0.94 * free) } : { kind: flags.policy };
-const runner = new StepRunner({ model, optimizer, policy, maxPositions: length });
+const runner = new StepRunner({ model, optimizer, policy, offload: flags.offload, maxPositions: length });
 const program = runner.program("train", tokens);
-const { kept, recomputed } = program.checkpointing();
+const { kept, recomputed, offloaded } = program.checkpointing();
 const gib = (bytes) => `${(bytes / GIB).toFixed(2)} GiB`;
 console.log(
   `${seconds()} s: planned ${program.steps.length} steps, arena ${gib(program.arenaBytes)}; kept ${kept.count} ` +
-    `(${gib(kept.bytes)}), recomputed ${recomputed.count} (${gib(recomputed.bytes)})`,
+    `(${gib(kept.bytes)}), recomputed ${recomputed.count} (${gib(recomputed.bytes)}), offloaded ${offloaded.count} (${gib(offloaded.bytes)})`,
 );
 
 const times = [];
 let loss = 0;
-for (let step = 0; step < steps + 3; step++) {
+for (let step = 0; step < steps + warmup; step++) {
   const from = performance.now();
   ({ loss } = await runner.train(data, 1 / data.numTargets, Uint32Array.of(step, 0)));
   await optimizer.update(1e-4, 1);
@@ -229,47 +233,48 @@ for (let step = 0; step < steps + 3; step++) {
   if (step < 3)
     console.log(`${seconds()} s: warm-up step ${step}: ${times[step].toFixed(0)} ms, loss ${loss.toFixed(4)}`);
 }
-const sorted = times.slice(3).sort((a, b) => a - b);
+const sorted = times.slice(warmup).sort((a, b) => a - b);
 const median = sorted[sorted.length >> 1];
 const memory = backend.memory();
 const { free: left, total } = backend.device.driver.memory();
 
-const table = new Map();
-const executable = backend.compile(program);
-const { inputIds: ids, positions, seqStart, seqEnd, labels } = data;
-const all = {
-  ids,
-  positions,
-  seqStart,
-  seqEnd,
-  labels,
-  lossScale: Float32Array.of(1 / data.numTargets),
-  seed: new Uint32Array(2),
-};
-const inputs = Object.fromEntries([...program.inputs.keys()].map((name) => [name, all[name]]));
-const timings = new Float64Array(program.steps.length);
-await executable.execute(inputs);
-await executable.execute(inputs, { timings });
-program.steps.forEach((node, i) => {
-  const shape =
-    node.op.name === "matmul"
-      ? ` ${node.inputs[1].dtype} ${node.attrs.transA ? "T" : "N"}${node.attrs.transB ? "T" : "N"} [${node.outputs[0].shape}]x${node.inputs[0].shape}`
-      : "";
-  const key = `${node.op.name}${shape}${node.recomputeOf ? " again" : ""}`;
-  const cost = node.op.cost && !node.op.view ? node.op.cost(node) : { flops: 0, bytes: 0 };
-  const row = table.get(key) ?? { key, count: 0, ms: 0, flops: 0, bytes: 0 };
-  row.count++;
-  row.ms += timings[i] / 1e6;
-  row.flops += cost.flops;
-  row.bytes += cost.bytes;
-  table.set(key, row);
-});
-const ordered = [...table.values()].sort((a, b) => b.ms - a.ms);
-const lines = ordered.map(
-  ({ key, count, ms, flops, bytes }) =>
-    `${ms.toFixed(2).padStart(9)} ms ${String(count).padStart(5)}x ${(flops / ms / 1e9).toFixed(0).padStart(5)} TFLOP/s ` +
-    `${(bytes / ms / 1e6).toFixed(0).padStart(6)} GB/s  ${key}`,
-);
+/** Lines of time, rate and traffic for each kind of step, the longest first; the run is not captured for it. */
+async function kernelTable() {
+  const table = new Map();
+  const executable = backend.compile(program);
+  const { inputIds: ids, positions, seqStart, seqEnd, labels } = data;
+  const lossScale = Float32Array.of(1 / data.numTargets);
+  const all = { ids, positions, seqStart, seqEnd, labels, lossScale, seed: new Uint32Array(2) };
+  const inputs = Object.fromEntries([...program.inputs.keys()].map((name) => [name, all[name]]));
+  const timings = new Float64Array(program.steps.length);
+  await executable.execute(inputs);
+  await executable.execute(inputs, { timings });
+  program.steps.forEach((node, i) => {
+    const { transA, transB } = node.attrs;
+    const layout = `${transA ? "T" : "N"}${transB ? "T" : "N"}`;
+    const shape =
+      node.op.name === "matmul"
+        ? ` ${node.inputs[1].dtype} ${layout} [${node.outputs[0].shape}]x${node.inputs[0].shape}`
+        : "";
+    const key = `${node.op.name}${shape}${node.recomputeOf ? " again" : ""}`;
+    const cost = node.op.cost && !node.op.view ? node.op.cost(node) : { flops: 0, bytes: 0 };
+    const row = table.get(key) ?? { key, count: 0, ms: 0, flops: 0, bytes: 0 };
+    row.count++;
+    row.ms += timings[i] / 1e6;
+    row.flops += cost.flops;
+    row.bytes += cost.bytes;
+    table.set(key, row);
+  });
+  executable.dispose();
+  return [...table.values()]
+    .sort((a, b) => b.ms - a.ms)
+    .map(
+      ({ key, count, ms, flops, bytes }) =>
+        `${ms.toFixed(2).padStart(9)} ms ${String(count).padStart(5)}x ${(flops / ms / 1e9).toFixed(0).padStart(5)} TFLOP/s ` +
+        `${(bytes / ms / 1e6).toFixed(0).padStart(6)} GB/s  ${key}`,
+    );
+}
+const lines = Number(flags.table) > 0 ? await kernelTable() : [];
 console.log(lines.slice(0, Number(flags.table)).join("\n"));
 
 const result = {
@@ -282,16 +287,15 @@ const result = {
   tokensPerSecond: (tokens / median) * 1000,
   loss,
   arenaGiB: program.arenaBytes / GIB,
+  hostGiB: program.hostBytes / GIB,
   peakGiB: memory.peak / GIB,
   usedGiB: (total - left) / GIB,
-  summedKernelMs: ordered.reduce((sum, { ms }) => sum + ms, 0),
   kernels,
 };
 console.log(JSON.stringify(result));
-const name = `bench-gpu-${flags.policy}-${batch}x${length}`;
+const name = `bench-gpu-${flags.policy}${flags.offload ? "-offload" : ""}-${batch}x${length}`;
 if (process.env.OUT)
   writeFileSync(join(process.env.OUT, `${name}.txt`), `${lines.join("\n")}\n${JSON.stringify(result)}\n`);
-executable.dispose();
 runner.dispose();
 optimizer.dispose();
 backend.dispose();

@@ -1,9 +1,10 @@
 // npm run build: TypeScript to dist/, and the native CPU addon to build/native/.
 //   node scripts/build.mjs            everything
 //   node scripts/build.mjs types      TypeScript only (exits 1 on type errors)
-//   node scripts/build.mjs native     the addon only (exits 1 when it did not build)
+//   node scripts/build.mjs native     the addon only (exits 1 when it did not build); --out=FOLDER puts it elsewhere
 // Without a C++ compiler the package works on its WebAssembly build, so a missing or failing compiler is not an error.
 import { spawnSync } from "node:child_process";
+import { cpSync } from "node:fs";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { buildNative } from "./build-native.mjs";
@@ -11,16 +12,19 @@ import { buildNative } from "./build-native.mjs";
 const root = join(import.meta.dirname, "..");
 const { values, positionals: parts } = parseArgs({
   allowPositionals: true,
-  options: { without: { type: "string", default: "" }, out: { type: "string" } },
+  options: { out: { type: "string" } },
 });
 const wanted = (part) => parts.length === 0 || parts.includes(part);
 
 if (wanted("native")) {
-  const built = await buildNative(root, { without: values.without.split(",").filter(Boolean), out: values.out });
+  const built = await buildNative(root, { out: values.out });
   if (!built && parts.includes("native")) process.exitCode = 1;
 }
 if (wanted("types")) {
   const tsc = join(root, "node_modules", "typescript", "bin", "tsc");
   const { status } = spawnSync(process.execPath, [tsc, "-p", root], { stdio: "inherit" });
   if (status !== 0) process.exitCode = 1;
+  // CUDA kernels are compiled where they run: they ship as source beside the module that loads them.
+  const kernels = "backends/cuda/kernels";
+  cpSync(join(root, "src", kernels), join(root, "dist", kernels), { recursive: true });
 }

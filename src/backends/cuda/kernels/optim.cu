@@ -42,8 +42,9 @@ KERNEL adamw8bit(i64 n, float* param, const float* grad, u8* q1, float* absmax1,
   }
   __syncthreads();
   const float lr = hyper[0], beta1 = hyper[1], beta2 = hyper[2], c1 = hyper[5], c2 = hyper[6];
+  // 1 − β in f32, as bitsandbytes has it.
   const float keep = decay ? decay_factor(lr, hyper[4]) : 1.0f, clip = factor ? factor[0] : 1.0f;
-  const float rest1 = complement(beta1), rest2 = complement(beta2), step = -lr * c2 / c1, eps = c2 * hyper[3];
+  const float rest1 = 1.0f - beta1, rest2 = 1.0f - beta2, step = -lr * c2 / c1, eps = c2 * hyper[3];
   if (!(fabsf(clip) < INF) || clip == 0.0f) return;
   const i64 block = blockIdx.x, i = block * 256 + id;
   const bool inside = i < n;
