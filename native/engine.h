@@ -15,12 +15,11 @@ enum Fault : int32_t {
   FAULT_NONE = 0,
   FAULT_TRUNCATED = 1,  // detail: words the instruction needs
   FAULT_OPCODE = 2,     // detail: the opcode
-  FAULT_MISSING = 3,    // detail: the opcode
-  FAULT_ARGUMENTS = 4,  // detail: opcode << 32 | argument count
-  FAULT_ADDRESS = 5,    // detail: the address
-  FAULT_WORKSPACE = 6,  // detail: bytes the kernel needs
-  FAULT_CANCELLED = 7,
-  FAULT_PROGRAM = 8,  // the program itself is not in allocated memory; detail: its address
+  FAULT_ARGUMENTS = 3,  // detail: opcode << 32 | argument count
+  FAULT_ADDRESS = 4,    // detail: the address
+  FAULT_WORKSPACE = 5,  // detail: bytes the kernel needs
+  FAULT_CANCELLED = 6,
+  FAULT_PROGRAM = 7,  // the program itself is not in allocated memory; detail: its address
 };
 
 // Checks a whole program, then runs it. timings, if any, receives nanoseconds for the first `timed` instructions.

@@ -53,7 +53,6 @@ bool check(const KernelTable& table, const uint64_t* words, int64_t total, RunCo
     const Instruction in = decode(words + at);
     if (in.opcode >= kernels_known) return fail(control, FAULT_OPCODE, index, in.opcode), false;
     const Kernel& kernel = table.kernels[in.opcode];
-    if (!kernel.run) return fail(control, FAULT_MISSING, index, in.opcode), false;
     const Signature& s = signatures[in.opcode];
     if (in.count != s.count) return fail(control, FAULT_ARGUMENTS, index, in.opcode << 32 | in.count), false;
     if (total - at < 2 + in.count) return fail(control, FAULT_TRUNCATED, index, 2 + in.count), false;
@@ -100,7 +99,6 @@ void run_program(const KernelTable& table, const uint64_t* words, int64_t total,
 int64_t kernel_workspace(const KernelTable& table, int64_t opcode, const Arg* arguments, int64_t count, int threads) {
   if (opcode < 0 || opcode >= kernels_known || count != signatures[opcode].count) return -1;
   const Kernel& kernel = table.kernels[opcode];
-  if (!kernel.run) return -1;
   if (!kernel.workspace) return 0;
   int64_t most = 0;
   for (workspace_threads = 1; workspace_threads <= threads; workspace_threads++) {

@@ -58,7 +58,7 @@ struct Kernel {
   int64_t (*workspace)(const Arg* a);  // bytes for these arguments (pointers may be 0 here); null: none
 };
 
-// One table per instruction set; entry k is the kernel of opcode k (order: kernels/list.h), or null when it is missing.
+// One table per instruction set; entry k is the kernel of opcode k (order: kernels/list.h).
 struct KernelTable {
   const char* isa;
   const Kernel* kernels;

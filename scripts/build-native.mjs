@@ -76,7 +76,7 @@ async function pool(tasks, width) {
  * Builds the addon. Answers true when it is there and current.
  * @param {string} root the package's folder
  */
-export async function buildNative(root, { without = [], out = join(root, "build", "native") } = {}) {
+export async function buildNative(root, { out = join(root, "build", "native") } = {}) {
   const fallback = "The CPU backend will use its WebAssembly build.";
   if (process.platform === "win32") return skip(`Native CPU kernels are not built on Windows. ${fallback}`);
   const headers = join(root, "node_modules", "node-api-headers", "include");
@@ -92,7 +92,7 @@ export async function buildNative(root, { without = [], out = join(root, "build"
     const objects = [];
     const tasks = units().map((unit) => {
       const source = join(root, "native", `${unit.name}.cc`);
-      const flags = [...FLAGS, `-I${headers}`, ...unit.flags, ...without.map((file) => `-DWITHOUT_${file}`)];
+      const flags = [...FLAGS, `-I${headers}`, ...unit.flags];
       const key = hash([compiler.version, ...flags, sharedHash, readFileSync(source)]);
       const object = join(out, `${unit.name}.${key.slice(0, 16)}.o`);
       objects.push(object);

@@ -9,7 +9,7 @@ import { join } from "node:path";
 import { parseArgs } from "node:util";
 
 const { values: options } = parseArgs({
-  options: { check: { type: "boolean" }, out: { type: "string" }, without: { type: "string", default: "" } },
+  options: { check: { type: "boolean" }, out: { type: "string" } },
 });
 const root = join(import.meta.dirname, "..");
 const out = options.out ?? join(root, "prebuilds", "wasm");
@@ -75,11 +75,9 @@ function build() {
   const clang = process.env.WASM_CXX ?? "clang++";
   const folder = mkdtempSync(join(tmpdir(), "unsloth-wasm-"));
   try {
-    const without = options.without.split(",").filter(Boolean);
-    const defines = without.map((file) => `-DWITHOUT_${file}`);
     const objects = UNITS.map((unit) => {
       const object = join(folder, `${unit}.o`);
-      execFileSync(clang, [...COMPILE, ...defines, "-c", join(root, "native", `${unit}.cc`), "-o", object], {
+      execFileSync(clang, [...COMPILE, "-c", join(root, "native", `${unit}.cc`), "-o", object], {
         stdio: "inherit",
       });
       return object;

@@ -101,7 +101,8 @@ export function weightArguments(w: WeightParts): number[] {
 
 /**
  * Every runtime the tests should pass on, by name: native with 1 and 2 threads on each instruction set this processor
- * has, and WebAssembly with 1 and 2 threads. They live as long as the process.
+ * has, and WebAssembly with 1 and 2 threads. They live as long as the process. $UNSLOTH_TEST_ADDON and
+ * $UNSLOTH_TEST_WASM name other builds to test than the package's own.
  */
 export async function runtimes(): Promise<Map<string, CpuRuntime>> {
   const all = new Map<string, CpuRuntime>();

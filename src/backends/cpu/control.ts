@@ -7,12 +7,11 @@ export const CONTROL_BYTES = 24;
 const FAULT = {
   truncated: 1,
   opcode: 2,
-  missing: 3,
-  arguments: 4,
-  address: 5,
-  workspace: 6,
-  cancelled: 7,
-  program: 8,
+  arguments: 3,
+  address: 4,
+  workspace: 5,
+  cancelled: 6,
+  program: 7,
 } as const;
 
 /** A control block in any memory, shared or not. */
@@ -44,14 +43,11 @@ export class Control {
     if (fault === 0) return undefined;
     const at = `instruction ${this.#longs[1]}`;
     const detail = this.#longs[2]!;
-    const kernel = kernels[Number(detail)] ?? "";
     switch (fault) {
       case FAULT.truncated:
         return new Error(`${at} of the program needs ${detail} words, but the program ends before`);
       case FAULT.opcode:
         return new Error(`${at} has opcode ${detail}; known are 0 to ${kernels.length - 1}`);
-      case FAULT.missing:
-        return new Error(`${at}: this build has no kernel "${kernel}"`);
       case FAULT.arguments: {
         const opcode = Number(detail >> 32n);
         const takes = wordLetters(signatures[opcode]!).length;

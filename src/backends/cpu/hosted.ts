@@ -33,7 +33,7 @@ export interface Host {
   control(): Control;
   run(program: ProgramRun): Promise<void>;
   runSync(program: ProgramRun): void;
-  /** Bytes; −1 when the build lacks the kernel. */
+  /** Bytes of workspace for these arguments with up to `threads` threads. */
   workspace(threads: number, opcode: number, words: BigUint64Array): number;
   /** Called before a program with more threads than any before. */
   prepareThreads(threads: number): void;
@@ -132,9 +132,7 @@ export class HostedRuntime implements CpuRuntime {
     const opcode = opcodeOf(this.kernels, kernel);
     const words = new BigUint64Array(args.length);
     encodeArguments(kernel, this.signatures[opcode]!, args, words);
-    const bytes = this.#host.workspace(this.maxThreads, opcode, words);
-    if (bytes < 0) throw new Error(`this build has no kernel "${kernel}"`);
-    return bytes;
+    return this.#host.workspace(this.maxThreads, opcode, words);
   }
 
   memory(): MemoryUse {
