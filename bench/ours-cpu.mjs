@@ -31,7 +31,10 @@ const checkpointing = { false: false, true: true, unsloth: "unsloth" }[o.checkpo
 const model = await getPeftModel(base, { r: 16, loraAlpha: 16, useGradientCheckpointing: checkpointing });
 
 let state = 12345;
-const next = () => (state = (Math.imul(state, 1103515245) + 12345) >>> 0) >>> 8;
+const next = () => {
+  state = (Math.imul(state, 1103515245) + 12345) >>> 0;
+  return state >>> 8;
+};
 const rows = Array.from({ length: batch }, () => {
   const inputIds = Int32Array.from({ length }, () => next() % base.config.vocabSize);
   return [{ inputIds, labels: inputIds }];
@@ -96,7 +99,6 @@ console.log(
   }),
 );
 if (o.profile) {
-  const { collate: _ } = await import("../dist/data/index.js");
   const executable = backend.compile(planned);
   const timings = new Float64Array(planned.steps.length);
   const inputs = {
