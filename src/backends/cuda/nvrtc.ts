@@ -71,7 +71,7 @@ export function kernelCacheFolder(): string {
  * does not match it is made again. A folder that cannot be written to costs the compile time and nothing else.
  */
 export function compileCached(
-  nvrtc: Nvrtc,
+  nvrtc: Pick<Nvrtc, "version" | "compile">,
   source: string,
   name: string,
   arch: number,
