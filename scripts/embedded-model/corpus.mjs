@@ -1,4 +1,5 @@
-// The pre-training corpus: seeded, without end, in rows that SFTTrainer takes ({"text"} and {"messages"}).
+// The pre-training corpus: seeded rows, either {pieces}, a document of drills whose pieces are given and to be found in
+// turn, or {messages}, a conversation.
 import { Rng } from "../../dist/util/rng.js";
 import { drill } from "./arithmetic.mjs";
 import { dialogue, question } from "./dialogues.mjs";
@@ -15,7 +16,7 @@ export function* corpus(count, seed) {
 
 function row(rng) {
   let draw = rng.below(100);
-  if (draw < SHARES.drills) return { text: drill(rng) };
+  if (draw < SHARES.drills) return { pieces: drill(rng) };
   draw -= SHARES.drills;
   if (draw < SHARES.questions) return { messages: question(rng) };
   draw -= SHARES.questions;
@@ -30,5 +31,5 @@ function row(rng) {
 }
 
 /** A row's texts; of a conversation the roles too, which the template writes. */
-export const rowTexts = ({ text, messages }) =>
-  text === undefined ? messages.flatMap(({ role, content }) => [role, content]) : [text];
+export const rowTexts = ({ pieces, messages }) =>
+  pieces ? [pieces.join("")] : messages.flatMap(({ role, content }) => [role, content]);
