@@ -65,16 +65,20 @@ export class Dataset<T extends Row = Row> {
   /**
    * A JSONL, JSON, CSV, TSV or Parquet file, a folder of such files, or a list of them. `split` chooses among a folder's
    * files by their names, and may take a part: "train[:1000]", "train[10%:]". An id of the hub ("organisation/name") is
-   * downloaded. Throws `FormatError` naming file and line.
+   * downloaded. `T` is what the rows are said to be; that is
+   * not checked. Throws `FormatError` naming file and line.
    */
-  static async load(source: string | readonly string[], options: LoadOptions = {}): Promise<Dataset> {
+  static async load<T extends Row = Row>(
+    source: string | readonly string[],
+    options: LoadOptions = {},
+  ): Promise<Dataset<T>> {
     const slice = parseSplit(options.split);
     const files = await findDataFiles(source, {
       resolve: fromHub,
       ...options,
       ...(slice !== null && { split: slice.split }),
     });
-    const dataset = await Dataset.fromLocated(readRows(files));
+    const dataset = await Dataset.fromLocated(readRows(files) as AsyncIterable<LocatedRow & { row: T }>);
     if (slice === null) return dataset;
     const [start, end] = sliceRange(slice, dataset.length);
     return dataset.skip(start).take(end - start);

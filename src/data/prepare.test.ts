@@ -71,12 +71,12 @@ test("threads give the same rows in the same order", async () => {
   assert.deepEqual(rowsOf(shared), rowsOf(alone));
   assert.deepEqual(shared.report, alone.report);
   const dataset = Dataset.fromList(Array.from({ length: 2000 }, (_, i) => ({ text: `row ${i}` })));
-  const rows = await prepareDataset(dataset, qwen2, {}, { cacheDir: null, workers: 2 });
+  const rows = await prepareDataset(dataset, qwen2, {}, { cacheDir: null, workers: 1 });
   assert.deepEqual(rowsOf(rows), tokenizeRows(dataset.located(), qwen2).rows);
 });
 
 test("what changes the rows makes a new preparation; what does not, does not", async () => {
-  const path = await write();
+  const path = await write("train.jsonl", lines(chats.slice(0, 20)));
   const base = await prepareDataset(path, qwen2, options, cached());
   const again = async (tokenizer = qwen2, changed: RecipeOptions = options): Promise<boolean> => {
     const prepared = await prepareDataset(path, tokenizer, changed, cached());

@@ -46,14 +46,17 @@ export class StreamingDataset<T extends Row = Row> {
   }
 
   /** As `Dataset.load`; a part of a split ("train[:1000]") is counted in rows from the start. */
-  static async load(source: string | readonly string[], options: LoadOptions = {}): Promise<StreamingDataset> {
+  static async load<T extends Row = Row>(
+    source: string | readonly string[],
+    options: LoadOptions = {},
+  ): Promise<StreamingDataset<T>> {
     const slice = parseSplit(options.split);
     const files = await findDataFiles(source, {
       resolve: fromHub,
       ...options,
       ...(slice !== null && { split: slice.split }),
     });
-    const all = new StreamingDataset(() => readRows(files));
+    const all = new StreamingDataset(() => readRows(files) as AsyncIterable<Located<T>>);
     if (slice === null) return all;
     if (/[%-]/.test(slice.start + slice.end)) {
       const found = `"${options.split}"`;
