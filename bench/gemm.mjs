@@ -88,12 +88,13 @@ function openblas(python) {
   };
 }
 
-function random(runtime, address, floats) {
-  for (let done = 0; done < floats; done += 2 ** 20) {
-    const n = Math.min(2 ** 20, floats - done);
-    const view = new Float32Array(runtime.bytes(address + 4 * done, 4 * n).slice().buffer);
-    for (let i = 0; i < n; i++) view[i] = Math.random() - 0.5;
-    runtime.bytes(address + 4 * done, 4 * n).set(new Uint8Array(view.buffer));
+const NOISE = new Uint8Array(Float32Array.from({ length: 2 ** 20 }, () => Math.random() - 0.5).buffer);
+
+/** Fills n floats with random numbers (the same ones every 2^20). */
+function fill(runtime, address, n) {
+  for (let at = 0; at < 4 * n; at += NOISE.length) {
+    const bytes = Math.min(NOISE.length, 4 * n - at);
+    runtime.bytes(address + at, bytes).set(NOISE.subarray(0, bytes));
   }
 }
 
@@ -103,7 +104,7 @@ function prepare(runtime, p, type, lora) {
   const floats = (n) => {
     const address = runtime.alloc(4 * n);
     owned.push(address);
-    random(runtime, address, n);
+    fill(runtime, address, n);
     return address;
   };
   const { M, N, K, transA, transB } = p;
