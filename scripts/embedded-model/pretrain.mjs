@@ -31,7 +31,7 @@ const { values: o } = parseArgs({
     work: { type: "string", default: "/tmp/tiny-math" },
     rows: { type: "string", default: "90000" },
     seed: { type: "string", default: "2025" },
-    "learning-rate": { type: "string", default: "2e-3" },
+    "learning-rate": { type: "string", default: "1.5e-3" },
     layers: { type: "string", default: "5" },
     threads: { type: "string", default: "2" },
     resume: { type: "boolean", default: false },
