@@ -84,7 +84,7 @@ export async function quickstart(options: QuickstartOptions): Promise<Quickstart
         lrSchedulerType: "cosine",
         warmupSteps: 5,
         optim: "adamw_8bit",
-        loggingSteps: 5,
+        loggingSteps: options.maxSteps === undefined ? 5 : 1,
         loggingFirstStep: true,
         saveStrategy: "no",
         seed,
