@@ -139,7 +139,7 @@ function kernelBench(backend) {
     weights.map((w) =>
       device.prepare({
         file: "nf4",
-        defines: { T: dtype },
+        defines: { T: dtype, PITCHED: 0 },
         kernel: "nf4_decode",
         grid: [blocks],
         threads: 256,
@@ -148,6 +148,8 @@ function kernelBench(backend) {
           ...["data", "absmax", "nested", "map"].map((part) => pointer(w.address(part))),
           float(0),
           int(6),
+          int(4096),
+          int(0),
           pointer(out),
         ],
       }),

@@ -86,6 +86,8 @@ export interface Backend {
   dequantize(tensor: DeviceTensor): Promise<Float32Array>;
   compile(program: Program): Executable;
   memory(): BackendMemory;
+  /** Bytes that could still be allocated, where the backend has memory of its own. */
+  freeMemory?(): number;
   /** Fill freed arena memory with NaNs after every step of programs compiled from now on: shows reads of dead values. */
   poison: boolean;
   dispose(): void;

@@ -153,6 +153,11 @@ export class CudaBackend implements Backend {
     return { allocated, peak, arena: this.arena.bytes, tensors };
   }
 
+  /** Bytes that the card has free, and those of the arena, which a larger one would replace. */
+  freeMemory(): number {
+    return this.device.driver.memory().free + this.arena.bytes;
+  }
+
   dispose(): void {
     this.arena.dispose();
     this.device.dispose();

@@ -8,7 +8,7 @@ import { attention } from "../../ops/attention.ts";
 import { cast } from "../../ops/cast.ts";
 import { dropout } from "../../ops/dropout.ts";
 import { constantOp, mul } from "../../ops/elementwise.ts";
-import { linear } from "../../ops/matmul.ts";
+import { linear, matmul } from "../../ops/matmul.ts";
 import { sum } from "../../ops/reduce.ts";
 import { Optimizer } from "../../optim/optimizer.ts";
 import { dequantizeNf4Reference, expandAbsmax, nestAbsmax, quantizeNf4Reference } from "../../quant/nf4.ts";
@@ -196,4 +196,36 @@ test("products of the shapes layers have, in bf16 (CUDA)", { skip }, async () =>
     });
   const error = relativeError((await run(gpu("bf16"), "bf16")).y!, (await run(cpu, "f32")).y!);
   assert.ok(error <= 1e-2, `relative error ${error}`);
+});
+
+test("a LoRA update as more depth of the product equals two products (CUDA, bf16)", { skip }, async () => {
+  using cpu = await openCpuBackend({ threads: 4 });
+  const [m, k, n, r] = [1024, 64, 192, 12];
+  for (const transB of [true, false]) {
+    const inputs = {
+      x: randomFloats(m * k, 1),
+      a: randomFloats(r * k, 2),
+      b: randomFloats(n * r, 3),
+      acc: randomFloats(m * n, 4),
+    };
+    const run = async (backend: Backend, dtype: FloatDType) => {
+      const weight = backend.createTensor("w", "nf4", transB ? [n, k] : [k, n], { role: "weight", doubleQuant: true });
+      const values = randomFloats(n * k, 5);
+      backend.quantize(weight, "f32", (target, offset) =>
+        target.set(bytes(values).subarray(offset, offset + target.length)),
+      );
+      const result = await compute(backend, inputs, (graph) => {
+        const x = cast(graph.input("x", "f32", [m, k]), dtype);
+        const acc = cast(graph.input("acc", "f32", [m, n]), dtype);
+        const low = linear(x, graph.input("a", "f32", [r, k]));
+        const b = graph.input("b", "f32", transB ? [n, r] : [r, n]);
+        const y = matmul(x, graph.use(weight), { transB, acc, alpha: 0.5 });
+        graph.output("y", cast(matmul(low, b, { transB, alpha: 1.5, acc: y }), "f32"));
+      });
+      weight.dispose();
+      return result.y!;
+    };
+    const error = relativeError(await run(gpu("bf16"), "bf16"), await run(cpu, "f32"));
+    assert.ok(error <= 1e-2, `transB ${transB}: relative error ${error}`);
+  }
 });

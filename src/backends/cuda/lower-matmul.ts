@@ -1,13 +1,14 @@
-import type { Value } from "../../graph/graph.ts";
+import type { Node, Value } from "../../graph/graph.ts";
 import type { FloatDType } from "../../graph/types.ts";
-import { cType, long, pointer } from "./kernels.ts";
-import { colsOf, dense, floatOf, type Lower, type Lowering, rowsOf, size, spread } from "./lowering.ts";
+import { cType, float, int, long, pointer } from "./kernels.ts";
+import { colsOf, decodeNf4, dense, floatOf, type Lower, type Lowering, rowsOf, size, spread } from "./lowering.ts";
 
 /** C = acc + bias + alpha·op(A)·op(B) + alpha2·op(A2)·op(B2): a library product each, operands decoded to A's type first. */
 export const LOWER_MATMUL: Readonly<Record<string, Lower>> = {
   matmul(node, to) {
     const [a, b, acc, bias, a2, b2] = node.inputs as [Value, Value, ...(Value | null)[]];
     const c = node.outputs[0]!;
+    if (foldable(node)) return lowerFolded(node, to);
     const { transA, transB, alpha, alpha2 } = node.attrs as Record<string, number | boolean>;
     const input = floatOf(a);
     const output = floatOf(c);
@@ -32,6 +33,55 @@ export const LOWER_MATMUL: Readonly<Record<string, Lower>> = {
     if (a2) multiply(a2, b2!, alpha2 as number);
   },
 };
+
+/** Depth that a folded update gets, zeros included. */
+const FOLDED_DEPTH = 64;
+/** Rows from which folding is worth a copy of A. */
+const FOLDED_ROWS = 1024;
+
+/**
+ * Whether the second product should be more depth of the first, [A, A2]·[[B], [s·B2]]: a copy of A with its new columns
+ * beside it, instead of reading and writing C once more. So it is where C is much wider than A.
+ */
+function foldable(node: Node): boolean {
+  const [a, b, , , a2, b2] = node.inputs;
+  const { transA, alpha } = node.attrs;
+  if (!a || !a2 || transA || alpha === 0 || b?.dtype !== "nf4" || b2?.dtype !== "f32") return false;
+  const [k, r, n] = [colsOf(a), colsOf(a2), colsOf(node.outputs[0]!)];
+  if (a.dtype === "f32" || r > FOLDED_DEPTH || k % 8 !== 0 || n % 8 !== 0) return false;
+  return n >= 2 * k && rowsOf(a) >= FOLDED_ROWS;
+}
+
+function lowerFolded(node: Node, to: Lowering): void {
+  const [a, b, acc, bias, a2, b2] = node.inputs as [Value, Value, Value | null, Value | null, Value, Value];
+  const c = node.outputs[0]!;
+  const { transB, alpha, alpha2 } = node.attrs as { transB: boolean; alpha: number; alpha2: number };
+  const [m, n, k, r] = [rowsOf(a), colsOf(c), colsOf(a), colsOf(a2)];
+  const input = floatOf(a);
+  const depth = k + FOLDED_DEPTH;
+  const left = to.scratch(2 * m * depth);
+  const right = to.scratch(2 * n * depth);
+  const defines = { T: cType(input) };
+  const shape = [int(k), int(r), int(depth)];
+  const joined = [a, a2].map((value) => pointer(to.address(value)));
+  spread(to, "lora", defines, "join_columns", (m * depth) / 8, [long(m), ...shape, ...joined, pointer(left)]);
+  const tail = [float(alpha2 / alpha), pointer(to.address(b2))];
+  decodeNf4(to, to.tensor(b), input, right, transB ? depth : 0);
+  if (transB) {
+    spread(to, "lora", defines, "append_columns", n * FOLDED_DEPTH, [long(n), ...shape, ...tail, pointer(right)]);
+  } else {
+    const rows = [long(n), int(r), int(FOLDED_DEPTH), ...tail, pointer(right + 2 * n * k)];
+    spread(to, "lora", defines, "append_rows", n * FOLDED_DEPTH, rows);
+  }
+  const target = to.address(c);
+  const output = floatOf(c);
+  if (bias) addBias(to, { acc, bias, out: target, n: size(c), cols: n }, output);
+  const source = acc && !bias ? to.address(acc) : target;
+  to.product(
+    { m, n, k: depth, transA: false, transB, input, output, lda: depth, ldb: transB ? depth : n, ldc: n },
+    { a: left, b: right, c: source, d: target, alpha, beta: acc || bias ? 1 : 0 },
+  );
+}
 
 function addBias(
   to: Lowering,

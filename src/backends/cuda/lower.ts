@@ -140,7 +140,8 @@ export const LOWERINGS: Readonly<Record<string, Lower>> = {
   rope(node, to) {
     const [x, table, positions] = node.inputs as [Value, Value, Value];
     const { heads, headDim, inverse } = node.attrs as { heads: number; headDim: number; inverse: boolean };
-    spread(to, "rope", typed(x), "rope", size(x) / 2, [
+    const V = headDim % 16 === 0 ? 8 : 1;
+    spread(to, "rope", { ...typed(x), V }, "rope", size(x) / 2 / V, [
       long(rowsOf(x)), int(heads), int(headDim), pointer(to.address(x)), pointer(to.address(table)),
       int(rowsOf(table)), pointer(to.address(positions)), int(inverse), pointer(to.address(node.outputs[0])),
     ]); // biome-ignore format: in the groups of the kernel's signature

@@ -76,19 +76,20 @@ export function dense(to: Lowering, value: Value, dtype: FloatDType): DevicePoin
 
 const DECODED_PER_BLOCK = 256 * 4 * 8;
 
-/** Decode a whole 4-bit weight. */
+/** Decode a whole 4-bit weight, row after row or into rows of `pitch` elements. */
 export function decodeNf4(
   to: Pick<Lowering, "launch">,
   tensor: CudaTensor,
   dtype: FloatDType,
   out: DevicePointer,
+  pitch = 0,
 ): void {
   const { blockSize, doubleQuant } = tensor.quantization!;
   const n = numel(tensor.shape);
   const [nested, map] = doubleQuant ? [tensor.address("nested"), tensor.address("map")] : [0, 0];
   to.launch({
     file: "nf4",
-    defines: { T: cType(dtype) },
+    defines: { T: cType(dtype), PITCHED: pitch > 0 ? 1 : 0 },
     kernel: "nf4_decode",
     grid: [Math.ceil(n / DECODED_PER_BLOCK)],
     threads: THREADS,
@@ -100,6 +101,8 @@ export function decodeNf4(
       pointer(map),
       float(tensor.nestedOffset),
       int(Math.log2(blockSize)),
+      int(tensor.shape[tensor.shape.length - 1]!),
+      int(pitch),
       pointer(out),
     ],
   });

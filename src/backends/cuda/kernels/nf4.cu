@@ -14,10 +14,20 @@ DEVICE float scale_of(i64 block, const void* absmax, const float* nested, const 
   return __fadd_rn(__fmul_rn(map[reinterpret_cast<const u8*>(absmax)[block]], nested[block >> 8]), offset);
 }
 
+// PITCHED: rows of `cols` elements go to rows of `pitch`, for a product that has more columns to the right.
+DEVICE i64 place(i64 element, u32 cols, u32 pitch) {
+#if PITCHED
+  return element / cols * pitch + element % cols;
+#else
+  return element;
+#endif
+}
+
 // 8 elements (4 bytes) a thread at a time, UNROLL independent loads in flight: this kernel is memory bandwidth. 16 codes in 16
 // banks of shared memory: lookups never conflict. log_block: log2 of the block size.
 #define UNROLL 4
-KERNEL nf4_decode(i64 n, const u32* data, const void* absmax, const float* nested, const float* map, float offset, int log_block, T* out) {
+KERNEL nf4_decode(i64 n, const u32* data, const void* absmax, const float* nested, const float* map, float offset, int log_block, u32 cols,
+                  u32 pitch, T* out) {
   __shared__ float code[16];
   if (threadIdx.x < 16) code[threadIdx.x] = CODE[threadIdx.x];
   __syncthreads();
@@ -45,12 +55,12 @@ KERNEL nf4_decode(i64 n, const u32* data, const void* absmax, const float* neste
       y.v[2 * k] = from_float<T>(code[(byte >> 4) & 15] * scale[u]);
       y.v[2 * k + 1] = from_float<T>(code[byte & 15] * scale[u]);
     }
-    store_pack<8>(out + 8 * at, y);
+    store_pack<8>(out + place(8 * at, cols, pitch), y);
   }
   if (blockIdx.x == 0)
     for (i64 i = 8 * words + threadIdx.x; i < n; i += blockDim.x) {
       const u8 byte = reinterpret_cast<const u8*>(data)[i / 2];
-      out[i] = from_float<T>(code[i % 2 ? byte & 15 : byte >> 4] * scale_of(i >> log_block, absmax, nested, map, offset));
+      out[place(i, cols, pitch)] = from_float<T>(code[i % 2 ? byte & 15 : byte >> 4] * scale_of(i >> log_block, absmax, nested, map, offset));
     }
 }
 
