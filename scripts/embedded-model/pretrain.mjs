@@ -1,6 +1,6 @@
 // Makes models/tiny-math: a tokenizer, then a Qwen2 model trained from scratch with this project's own full training.
 //
-//   node scripts/embedded-model/pretrain.mjs [--out models/tiny-math] [--work /tmp/tiny-math] [--rows 90000] [--resume]
+//   node scripts/embedded-model/pretrain.mjs [--out models/tiny-math] [--work /tmp/tiny-math] [--rows 80000] [--resume]
 //
 // It takes a quarter of an hour or so on two cores. --work holds its checkpoints; --resume goes on from the last one.
 import { appendFileSync, mkdirSync } from "node:fs";
@@ -29,10 +29,10 @@ const { values: o } = parseArgs({
   options: {
     out: { type: "string", default: join(root, "models", "tiny-math") },
     work: { type: "string", default: "/tmp/tiny-math" },
-    rows: { type: "string", default: "90000" },
+    rows: { type: "string", default: "80000" },
     seed: { type: "string", default: "2025" },
     "learning-rate": { type: "string", default: "1.5e-3" },
-    layers: { type: "string", default: "5" },
+    layers: { type: "string", default: "6" },
     threads: { type: "string", default: "2" },
     resume: { type: "boolean", default: false },
   },

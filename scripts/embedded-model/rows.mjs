@@ -1,5 +1,5 @@
 // Corpus rows as token ids and labels. Only what can be known is trained on: the results of drills and the assistant's
-// turns, not the numbers that a question happens to have. It took a third fewer tokens than training on everything.
+// turns, not the numbers that a question happens to have.
 import { IGNORE_INDEX, tokenizeRow } from "../../dist/data/index.js";
 
 export function tokenizeCorpusRow(row, tokenizer) {
