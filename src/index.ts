@@ -14,6 +14,7 @@ export {
 } from "./api/plan-training.ts";
 export type { Backend, BackendMemory } from "./backends/backend.ts";
 export { CpuBackend, openCpuBackend } from "./backends/cpu/backend.ts";
+export { cudaStatus, openCudaBackend } from "./backends/cuda/index.ts";
 export {
   type Columns,
   Dataset,

@@ -3,6 +3,7 @@ import { join } from "node:path";
 import { z } from "zod";
 import type { Backend } from "../backends/backend.ts";
 import { openCpuBackend } from "../backends/cpu/backend.ts";
+import { cudaStatus, openCudaBackend } from "../backends/cuda/index.ts";
 import { openGguf } from "../formats/gguf.ts";
 import type { LoadProgress } from "../models/load/fill.ts";
 import { loadModel } from "../models/load/load.ts";
@@ -10,7 +11,7 @@ import type { CausalLM } from "../models/model.ts";
 import { type GetPeftModelOptions, getPeftModel, PeftModel } from "../peft/index.ts";
 import { tokenizerFromGguf } from "../tokenizer/gguf-tokenizer.ts";
 import { Tokenizer } from "../tokenizer/index.ts";
-import { parseOptions } from "../util/options.ts";
+import { OptionError, parseOptions } from "../util/options.ts";
 import { isAdapterFolder, type LocateOptions, locateBase, locateModel } from "./locate.ts";
 
 const schema = z.strictObject({
@@ -27,6 +28,8 @@ const schema = z.strictObject({
   loadIn4bit: z.boolean().optional(),
   /** Train all weights (in float32) rather than an adapter. */
   fullFinetuning: z.boolean().default(false),
+  /** Where to compute. "cuda" needs an NVIDIA GPU (docs/cuda.md) and is new: not everything has been run on it. */
+  device: z.enum(["cpu", "cuda"]).default("cpu"),
   /** Threads of the CPU backend; all when left out. */
   threads: z.number().int().positive().optional(),
   /** Branch, tag or commit of a model of the hub. */
@@ -40,7 +43,7 @@ const schema = z.strictObject({
 });
 
 export interface FromPretrainedOptions extends z.input<typeof schema> {
-  /** Where to put the model; a CPU backend of its own when left out. */
+  /** Where to put the model; a backend of its own on `device` when left out. */
   readonly backend?: Backend;
   readonly onProgress?: (progress: LoadProgress) => void;
   /** Told how far a download from the hub is; when left out, a line on stderr shows it. */
@@ -86,9 +89,17 @@ export const FastLanguageModel = {
   },
 };
 
-/** Whether training in bfloat16 is to be had: not on a CPU, which computes in float32. */
+/** Whether there is a GPU that trains in bfloat16 (compute capability 8.0 and up); a CPU computes in float32. */
 export function isBfloat16Supported(): boolean {
-  return false;
+  const { available, devices } = cudaStatus();
+  return available && devices.some(({ computeCapability }) => computeCapability >= 80);
+}
+
+async function openBackend(device: "cpu" | "cuda", threads: number | undefined): Promise<Backend> {
+  if (device === "cpu") return openCpuBackend({ threads });
+  if (threads !== undefined)
+    throw new OptionError('fromPretrained: threads is for the CPU; leave it out with device: "cuda"');
+  return openCudaBackend();
 }
 
 async function load(
@@ -101,7 +112,7 @@ async function load(
   const located = await locateModel(options.modelName, hub);
   const adapter = isAdapterFolder(located.path) ? located.path : null;
   const base = adapter ? await locateBase(adapter, hub) : located;
-  const backend = ownBackend ?? (await openCpuBackend({ threads: options.threads }));
+  const backend = ownBackend ?? (await openBackend(options.device, options.threads));
   try {
     const model = await loadModel({
       path: base.path,

@@ -25,5 +25,7 @@ export function readFixture<T>(path: string): T {
 
 /** Names of the tokenizers among the fixtures. */
 export function tokenizerNames(): string[] {
-  return readdirSync(FIXTURES).filter((name) => existsSync(`${FIXTURES}${name}/tokenizer.json`)).sort();
+  return readdirSync(FIXTURES)
+    .filter((name) => existsSync(`${FIXTURES}${name}/tokenizer.json`))
+    .sort();
 }

@@ -1,5 +1,5 @@
 import { join } from "node:path";
-import type { DeviceTensor } from "../backends/backend.ts";
+import type { Backend, DeviceTensor } from "../backends/backend.ts";
 import { openSafetensors, openSafetensorsFolder } from "../formats/safetensors.ts";
 import type { CheckpointPolicy } from "../graph/plan.ts";
 import { availableMemory } from "../models/load/available-memory.ts";
@@ -26,17 +26,24 @@ const ACTIVATION_SHARE = 0.75;
 /** Parameters without weight decay, by name (transformers' Trainer). */
 const NO_DECAY = /bias|layernorm|rmsnorm|(?:^|\.)norm(?:$|\.)|_norm(?:$|\.)/;
 
-/** Which activations to keep, from the setting's three words. */
-export function checkpointPolicy(setting: GradientCheckpointing, budget: number | null): CheckpointPolicy {
+/** Which activations to keep, from the setting's three words; `backend` says how much is free where it can. */
+export function checkpointPolicy(
+  setting: GradientCheckpointing,
+  budget: number | null,
+  backend: Pick<Backend, "freeMemory">,
+): CheckpointPolicy {
   if (setting === false) return { kind: "keep" };
   if (setting === true) return { kind: "recompute" };
-  return { kind: "budget", bytes: budget ?? Math.floor(ACTIVATION_SHARE * availableMemory()) };
+  return {
+    kind: "budget",
+    bytes: budget ?? Math.floor(ACTIVATION_SHARE * (backend.freeMemory?.() ?? availableMemory())),
+  };
 }
 
 /** Which activations a training keeps: as the model was set up, unless the training argument asks for more. */
 export function trainingPolicy(model: TrainableModel, setting: GradientCheckpointing | null): CheckpointPolicy {
   // False is Hugging Face's default and does not switch off what getPeftModel was asked for.
-  if (setting === "unsloth") return checkpointPolicy("unsloth", null);
+  if (setting === "unsloth") return checkpointPolicy("unsloth", null, model.lm.backend);
   return setting === true && model.checkpointing.kind === "keep" ? { kind: "recompute" } : model.checkpointing;
 }
 
@@ -49,7 +56,7 @@ export function asTrainable(model: PeftModel | CausalLM, budget: number | null =
     const trainables = model.trainable();
     if (trainables.length === 0)
       throw new Error("the adapter was loaded for inference: load it with isTrainable: true to train it");
-    const checkpointing = checkpointPolicy(model.gradientCheckpointing, budget);
+    const checkpointing = checkpointPolicy(model.gradientCheckpointing, budget, model.model.backend);
     return {
       lm: model.model,
       trainables,
@@ -79,7 +86,7 @@ export function asTrainable(model: PeftModel | CausalLM, budget: number | null =
   return {
     lm: model,
     trainables,
-    checkpointing: checkpointPolicy("unsloth", budget),
+    checkpointing: checkpointPolicy("unsloth", budget, model.backend),
     save: (dir) => saveModel(model, dir),
     async load(dir) {
       using folder = openSafetensorsFolder(dir);

@@ -133,7 +133,8 @@ async function productCheck(backend: CpuBackend, name: "qlora" | "bf16"): Promis
 
 function cudaCheck({ gpus, driver, cuda, missing }: GpuReport): Check {
   const name = "cuda";
-  const noBackend = "this version of unsloth has no CUDA backend: it trains on the CPU, and a GPU would not be used";
+  const noBackend =
+    'the command line of this version trains on the CPU; the CUDA backend is new and only behind fromPretrained\'s device: "cuda"';
   const remedy = "nothing is missing for training on the CPU";
   if (missing !== null) return { name, ok: false, text: "CUDA: no GPU", reason: `${missing}; ${noBackend}`, remedy };
   const list = gpus.map((gpu) => `${gpu.name}, ${formatBytes(gpu.memoryBytes)} (${formatBytes(gpu.freeBytes)} free)`);
