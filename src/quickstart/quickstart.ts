@@ -32,7 +32,7 @@ export interface QuickstartOptions {
 const EPOCHS = 1.5;
 /** Packed rows of so many tokens, and as many of them in a step. */
 const SEQUENCE = 512;
-const BATCH = 3;
+const BATCH = 2;
 
 /**
  * Fine-tunes the embedded model with QLoRA to solve word problems in steps and to explain a wrong answer, and measures
@@ -69,7 +69,7 @@ export async function quickstart(options: QuickstartOptions): Promise<Quickstart
     const before = await evaluate("before training");
     const secondsBefore = seconds();
 
-    const model = await FastLanguageModel.getPeftModel(base, { r: 16, loraAlpha: 32, randomState: seed });
+    const model = await FastLanguageModel.getPeftModel(base, { r: 16, loraAlpha: 64, randomState: seed });
     using trainer = new SFTTrainer({
       model,
       tokenizer,
@@ -80,7 +80,7 @@ export async function quickstart(options: QuickstartOptions): Promise<Quickstart
         outputDir: output,
         perDeviceTrainBatchSize: BATCH,
         ...(options.maxSteps === undefined ? { numTrainEpochs: EPOCHS } : { maxSteps: options.maxSteps }),
-        learningRate: 4e-3,
+        learningRate: 2e-3,
         lrSchedulerType: "cosine",
         warmupSteps: 5,
         optim: "adamw_8bit",
