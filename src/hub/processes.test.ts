@@ -53,8 +53,12 @@ async function until(condition: () => boolean): Promise<void> {
 function assertComplete(folder: string): void {
   assert.ok(readFileSync(join(folder, "model.safetensors")).equals(WEIGHTS));
   assert.equal(readFileSync(join(folder, "config.json"), "utf8"), '{"model_type":"llama"}');
-  assert.deepEqual(readdirSync(join(cacheDir, ".locks", "models--org--tiny")), []);
   const blobs = readdirSync(join(cacheDir, "models--org--tiny", "blobs"));
+  // A process killed between finishing a blob and giving its lock back leaves the lock, which nobody needs any more.
+  const locks = readdirSync(join(cacheDir, ".locks", "models--org--tiny"));
+  const needed = locks.filter((name) => !blobs.includes(name.replace(/\.unsloth\.lock$/, "")));
+  assert.deepEqual(needed, []);
+  assert.ok(!locks.some((name) => name.startsWith(sha256(WEIGHTS))));
   assert.ok(
     blobs.every((name) => /^[0-9a-f]+$/.test(name)),
     blobs.join(),
