@@ -2,16 +2,9 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { FormatError } from "../formats/errors.ts";
 import { oracleFloats, oracleTensors } from "../testing/oracle.ts";
+import { pythonFloat } from "../util/python-json.ts";
 import { dequantizeNf4Reference } from "./nf4.ts";
-import {
-  absmaxOf,
-  isQuantized,
-  type NamedTensor,
-  nf4TensorNames,
-  pythonFloat,
-  readNf4Weight,
-  writeNf4Weight,
-} from "./nf4-state.ts";
+import { absmaxOf, isQuantized, type NamedTensor, nf4TensorNames, readNf4Weight, writeNf4Weight } from "./nf4-state.ts";
 
 const model = oracleTensors("nf4", "model_f32", "model.safetensors");
 const expected = oracleTensors("nf4", "expect_f32.safetensors");

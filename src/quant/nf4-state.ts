@@ -2,9 +2,11 @@
  * A 4-bit weight in a checkpoint of transformers + bitsandbytes: `<name>` and its companions `<name>.absmax`,
  * `.quant_map`, `.nested_absmax`, `.nested_quant_map` and `.quant_state.bitsandbytes__nf4` (JSON in a U8 tensor).
  */
+
 import { FormatError, show } from "../formats/errors.ts";
 import type { SafetensorsDtype } from "../formats/safetensors.ts";
 import { parseJsonObject } from "../formats/strict-json.ts";
+import { pythonFloat } from "../util/python-json.ts";
 import { expandAbsmax, type NestedAbsmax, NF4_BLOCK_SIZES, NF4_CODE } from "./nf4.ts";
 
 /** A tensor of a checkpoint: little-endian bytes, row-major. */
@@ -170,14 +172,4 @@ export function encodeNf4State({ shape, dtype, blockSize, nested }: Nf4Header): 
     json += `, "nested_blocksize": ${nested.blockSize}, "nested_dtype": "float32", "nested_offset": ${offset}`;
   }
   return new TextEncoder().encode(`${json}}`);
-}
-
-/** A finite number as Python's repr: the same digits as JavaScript's, but "1.0", and exponents below 1e-4 and from 1e16. */
-export function pythonFloat(x: number): string {
-  if (x === 0) return Object.is(x, -0) ? "-0.0" : "0.0";
-  const [mantissa, exponent] = x.toExponential().split("e") as [string, string];
-  const power = Number(exponent);
-  if (power < -4 || power >= 16) return `${mantissa}e${power < 0 ? "-" : "+"}${`${Math.abs(power)}`.padStart(2, "0")}`;
-  const plain = String(x);
-  return plain.includes(".") ? plain : `${plain}.0`;
 }

@@ -1,19 +1,15 @@
-import { type DType, denseBytes, GraphError, numel, type Shape } from "../../graph/types.ts";
+import { type DType, GraphError, type Shape } from "../../graph/types.ts";
 import type { DeviceTensor, PartName, TensorOptions, TensorRole } from "../backend.ts";
+import { checkedWrite, nextTensorId, tensorLayout } from "../tensor-layout.ts";
 import { type Address, type CpuRuntime, type KernelArgument, MAX_VIEW_BYTES } from "./runtime.ts";
-
-/** Scales of double-quantised scales are shared by this many (bitsandbytes). */
-export const NESTED_BLOCK = 256;
 
 const WEIGHT_TYPES: Partial<Record<DType, number>> = { f32: 0, bf16: 1, f16: 2 };
 const NF4 = 3;
 const NF4_DOUBLE = 4;
 
-let nextTensorId = 1;
-
 /** A tensor in a CPU runtime's memory: one allocation a part. */
 export class CpuTensor implements DeviceTensor {
-  readonly id = nextTensorId++;
+  readonly id = nextTensorId();
   readonly name: string;
   readonly dtype: DType;
   readonly shape: Shape;
@@ -40,10 +36,10 @@ export class CpuTensor implements DeviceTensor {
     this.shape = shape;
     this.role = options.role;
     this.released = released;
-    this.quantization =
-      dtype === "nf4" ? { blockSize: options.blockSize ?? 64, doubleQuant: options.doubleQuant ?? false } : null;
-    this.parts = partBytes(dtype, shape, this.quantization);
-    this.bytes = [...this.parts.values()].reduce((sum, bytes) => sum + bytes, 0);
+    const layout = tensorLayout(dtype, shape, options);
+    this.quantization = layout.quantization;
+    this.parts = layout.parts;
+    this.bytes = layout.bytes;
     try {
       for (const [part, bytes] of this.parts) this.addresses.set(part, runtime.alloc(Math.max(bytes, 4)));
     } catch (error) {
@@ -75,13 +71,7 @@ export class CpuTensor implements DeviceTensor {
   }
 
   write(data: Uint8Array, at: { part?: PartName; offset?: number } = {}): void {
-    const { part = "data", offset = 0 } = at;
-    const size = this.parts.get(part) ?? 0;
-    if (offset + data.byteLength > size) {
-      throw new RangeError(
-        `${this.name}: writing ${data.byteLength} bytes at ${offset} of its ${part} (${size} bytes)`,
-      );
-    }
+    const { part, offset } = checkedWrite(this, data.byteLength, at);
     const start = this.address(part) + offset;
     for (let done = 0; done < data.byteLength; done += MAX_VIEW_BYTES) {
       const piece = data.subarray(done, done + MAX_VIEW_BYTES);
@@ -108,20 +98,4 @@ export class CpuTensor implements DeviceTensor {
     for (const address of this.addresses.values()) this.runtime.free(address);
     this.addresses.clear();
   }
-}
-
-function partBytes(
-  dtype: DType,
-  shape: Shape,
-  quantization: { blockSize: number; doubleQuant: boolean } | null,
-): Map<PartName, number> {
-  const parts = new Map<PartName, number>([["data", denseBytes(dtype, shape)]]);
-  if (!quantization) return parts;
-  const blocks = Math.ceil(numel(shape) / quantization.blockSize);
-  parts.set("absmax", quantization.doubleQuant ? blocks : 4 * blocks);
-  if (quantization.doubleQuant) {
-    parts.set("nested", 4 * Math.ceil(blocks / NESTED_BLOCK));
-    parts.set("map", 4 * 256);
-  }
-  return parts;
 }

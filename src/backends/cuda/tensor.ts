@@ -1,14 +1,12 @@
-import { type DType, denseBytes, GraphError, numel, type Shape } from "../../graph/types.ts";
-import { NESTED_BLOCK_SIZE } from "../../quant/nf4.ts";
+import { type DType, GraphError, type Shape } from "../../graph/types.ts";
 import type { DeviceTensor, PartName, TensorOptions, TensorRole } from "../backend.ts";
+import { checkedWrite, nextTensorId, tensorLayout } from "../tensor-layout.ts";
 import type { CudaDevice } from "./device.ts";
 import type { DevicePointer } from "./driver.ts";
 
-let nextTensorId = 1;
-
 /** A tensor in a GPU's memory: one allocation a part, zero when made. */
 export class CudaTensor implements DeviceTensor {
-  readonly id = nextTensorId++;
+  readonly id = nextTensorId();
   readonly name: string;
   readonly dtype: DType;
   readonly shape: Shape;
@@ -35,10 +33,10 @@ export class CudaTensor implements DeviceTensor {
     this.shape = shape;
     this.role = options.role;
     this.released = released;
-    this.quantization =
-      dtype === "nf4" ? { blockSize: options.blockSize ?? 64, doubleQuant: options.doubleQuant ?? false } : null;
-    this.parts = partBytes(dtype, shape, this.quantization);
-    this.bytes = [...this.parts.values()].reduce((sum, bytes) => sum + bytes, 0);
+    const layout = tensorLayout(dtype, shape, options);
+    this.quantization = layout.quantization;
+    this.parts = layout.parts;
+    this.bytes = layout.bytes;
     try {
       for (const [part, bytes] of this.parts) {
         const address = device.alloc(bytes);
@@ -60,13 +58,7 @@ export class CudaTensor implements DeviceTensor {
   }
 
   write(data: Uint8Array, at: { part?: PartName; offset?: number } = {}): void {
-    const { part = "data", offset = 0 } = at;
-    const size = this.parts.get(part) ?? 0;
-    if (offset + data.byteLength > size) {
-      throw new RangeError(
-        `${this.name}: writing ${data.byteLength} bytes at ${offset} of its ${part} (${size} bytes)`,
-      );
-    }
+    const { part, offset } = checkedWrite(this, data.byteLength, at);
     this.device.upload(this.address(part) + offset, data);
   }
 
@@ -85,20 +77,4 @@ export class CudaTensor implements DeviceTensor {
     for (const address of this.addresses.values()) this.device.free(address);
     this.addresses.clear();
   }
-}
-
-function partBytes(
-  dtype: DType,
-  shape: Shape,
-  quantization: { blockSize: number; doubleQuant: boolean } | null,
-): Map<PartName, number> {
-  const parts = new Map<PartName, number>([["data", denseBytes(dtype, shape)]]);
-  if (!quantization) return parts;
-  const blocks = Math.ceil(numel(shape) / quantization.blockSize);
-  parts.set("absmax", quantization.doubleQuant ? blocks : 4 * blocks);
-  if (quantization.doubleQuant) {
-    parts.set("nested", 4 * Math.ceil(blocks / NESTED_BLOCK_SIZE));
-    parts.set("map", 4 * 256);
-  }
-  return parts;
 }

@@ -1,0 +1,44 @@
+import { type DType, denseBytes, numel, type Shape } from "../graph/types.ts";
+import { NESTED_BLOCK_SIZE, NF4_DEFAULT_BLOCK_SIZE } from "../quant/nf4.ts";
+import type { DeviceTensor, PartName, TensorOptions } from "./backend.ts";
+
+/** What a tensor is made of, whatever memory it is in. */
+export interface TensorLayout extends Pick<DeviceTensor, "quantization" | "parts"> {
+  /** Of all parts together. */
+  readonly bytes: number;
+}
+
+/** The parts of a tensor and their bytes: the data and, of an NF4 weight, its scales (see quant/nf4.ts). */
+export function tensorLayout(dtype: DType, shape: Shape, options: TensorOptions): TensorLayout {
+  const parts = new Map<PartName, number>([["data", denseBytes(dtype, shape)]]);
+  let quantization: TensorLayout["quantization"] = null;
+  if (dtype === "nf4") {
+    const { blockSize = NF4_DEFAULT_BLOCK_SIZE, doubleQuant = false } = options;
+    quantization = { blockSize, doubleQuant };
+    const blocks = Math.ceil(numel(shape) / blockSize);
+    parts.set("absmax", doubleQuant ? blocks : 4 * blocks);
+    if (doubleQuant) {
+      parts.set("nested", 4 * Math.ceil(blocks / NESTED_BLOCK_SIZE));
+      parts.set("map", 4 * 256);
+    }
+  }
+  return { quantization, parts, bytes: [...parts.values()].reduce((sum, bytes) => sum + bytes, 0) };
+}
+
+let lastTensorId = 0;
+
+/** A number no other tensor of this process has: graphs tell tensors apart by it. */
+export const nextTensorId = (): number => ++lastTensorId;
+
+/** Throw a RangeError unless `length` bytes at `offset` lie inside a part; gives where they are to go. */
+export function checkedWrite(
+  tensor: Pick<DeviceTensor, "name" | "parts">,
+  length: number,
+  { part = "data", offset = 0 }: { part?: PartName; offset?: number },
+): { part: PartName; offset: number } {
+  const size = tensor.parts.get(part) ?? 0;
+  if (offset + length > size) {
+    throw new RangeError(`${tensor.name}: writing ${length} bytes at ${offset} of its ${part} (${size} bytes)`);
+  }
+  return { part, offset };
+}
