@@ -28,6 +28,11 @@
   KW(linear_cross_entropy, "iii p Wi p pp ff pp p pp pp")     \
   KW(cross_entropy, "ii ppp ff pp p")                         \
   K(cross_entropy_grad, "ii ppp p ff p p")                    \
+  /* log_probs.inc */                                         \
+  KW(log_probs, "ii pp ff pppp")                              \
+  K(log_probs_grad, "ii pp ff p p")                           \
+  KW(linear_log_probs, "iii p Wi pp ff pppp")                 \
+  KW(linear_log_probs_grad, "iii p Wi pp ff p p pp pp")       \
   /* elementwise.inc */                                       \
   K(unary, "ii f pp")                                         \
   K(unary_grad, "ii f pppp")                                  \

@@ -12,10 +12,12 @@ import { crossEntropy, linearCrossEntropy } from "../ops/cross-entropy.ts";
 import { binary, constantOp, mul, type UnaryKind, unary } from "../ops/elementwise.ts";
 import { embedding, selectRows } from "../ops/embedding.ts";
 import { glu } from "../ops/glu.ts";
+import { linearLogProbs, logProbs } from "../ops/log-probs.ts";
 import { linear, matmul } from "../ops/matmul.ts";
 import { rmsNorm } from "../ops/norm.ts";
 import { mean, meanRows, sum, sumRows } from "../ops/reduce.ts";
 import { rope } from "../ops/rope.ts";
+import { segmentSum, takeFrom } from "../ops/segment.ts";
 import { randomFloats, relativeError } from "./kernels.ts";
 import { interpret, numericGradient } from "./reference.ts";
 
@@ -130,6 +132,28 @@ export const OP_CASES: Readonly<Record<string, OpCase>> = {
       const options = { labels: v.labels!, lossScale: detached(v.lossScale!), softcap: 2, labelSmoothing: 0.1 };
       return unary("square", linearCrossEntropy(v.h!, { weight: v.w! }, options).loss);
     },
+  },
+  "log-probabilities of a head, summed by sequence": {
+    floats: { h: [5, 6], w: [11, 6], bias: [11], each: [5] },
+    weights: ["w", "bias", "each"],
+    ints: { labels, segments: Int32Array.of(1, 0, 1, 0, -1), order: Int32Array.of(1, -1, 0, 1) },
+    build: (v) => {
+      const { logps } = linearLogProbs(v.h!, { weight: v.w!, bias: v.bias! }, { labels: v.labels!, temperature: 0.7 });
+      return unary("square", takeFrom(segmentSum(mul(logps, v.each!), v.segments!, 3), v.order!));
+    },
+  },
+  "log-probabilities of a soft-capped head": {
+    floats: { h: [5, 6], w: [11, 6] },
+    weights: ["w"],
+    ints: { labels },
+    build: (v) => linearLogProbs(v.h!, { weight: v.w! }, { labels: v.labels!, softcap: 2, temperature: 1.5 }).logps,
+  },
+  "log-probabilities of logits": {
+    floats: { logits: [5, 11], each: [5] },
+    weights: ["each"],
+    ints: { labels },
+    range: [-2, 2],
+    build: (v) => mul(logProbs(v.logits!, { labels: v.labels!, softcap: 3, temperature: 0.7 }).logps, v.each!),
   },
   "cross-entropy of logits": {
     floats: { logits: [5, 11], lossScale: [1] },

@@ -210,20 +210,24 @@ const RULES: Record<string, Rule> = {
     return [gate!.map((x, i) => act(x) * up![i]!)];
   },
   linear_cross_entropy(node, [h, w, bias, labels, lossScale]) {
-    const d = cols(node.inputs[0]!);
     const v = rows(node.inputs[1]!);
-    const logits = new Float64Array(labels!.length * v);
-    for (let t = 0; t < labels!.length; t++) {
-      for (let j = 0; j < v; j++) {
-        let dot = bias?.[j] ?? 0;
-        for (let i = 0; i < d; i++) dot += h![t * d + i]! * w![j * d + i]!;
-        logits[t * v + j] = dot;
-      }
-    }
+    const logits = headLogits(node, h!, w!, bias ?? null);
     return lossOf(node, logits, labels!, lossScale![0]!, v).slice(0, 2);
   },
   cross_entropy: (node, [logits, labels, lossScale]) =>
     lossOf(node, logits!, labels!, lossScale![0]!, cols(node.inputs[0]!)),
+  linear_log_probs(node, [h, w, bias, labels]) {
+    return tokenLogProbs(node, headLogits(node, h!, w!, bias ?? null), labels!);
+  },
+  log_probs: (node, [logits, labels]) => tokenLogProbs(node, logits!, labels!),
+  segment_sum(node, [x, segments]) {
+    const sums = new Float64Array(node.attrs.segments as number);
+    segments!.forEach((segment, t) => {
+      if (segment >= 0) sums[segment]! += x![t]!;
+    });
+    return [sums];
+  },
+  take: (_, [x, indices]) => [indices!.map((index) => (index < 0 ? 0 : x![index]!))],
   unary: (node, [x]) => [x!.map((value) => UNARY[node.attrs.kind as string]!(value, node.attrs.c as number))],
   binary(node, [a, b]) {
     const out = node.outputs[0]!;
@@ -248,6 +252,39 @@ const RULES: Record<string, Rule> = {
   },
   constant: (node) => [Float64Array.of(node.attrs.value as number)],
 };
+
+/** h·Wᵀ + bias, [T, V]. */
+function headLogits(node: Node, h: Data, w: Data, bias: Data | null): Float64Array {
+  const d = cols(node.inputs[0]!);
+  const v = rows(node.inputs[1]!);
+  const logits = new Float64Array((h.length / d) * v);
+  for (let t = 0; t < h.length / d; t++) {
+    for (let j = 0; j < v; j++) {
+      let dot = bias?.[j] ?? 0;
+      for (let i = 0; i < d; i++) dot += h[t * d + i]! * w[j * d + i]!;
+      logits[t * v + j] = dot;
+    }
+  }
+  return logits;
+}
+
+function tokenLogProbs(node: Node, raw: Data, labels: Data): Float64Array[] {
+  const { softcap, scale } = node.attrs as { softcap: number; scale: number };
+  const v = raw.length / labels.length;
+  const logits = raw.map((x) => scale * (softcap > 0 ? softcap * Math.tanh(x / softcap) : x));
+  const [logp, entropy, mean, correct] = [0, 1, 2, 3].map(() => new Float64Array(labels.length));
+  labels.forEach((label, t) => {
+    if (label < 0) return;
+    const row = logits.subarray(t * v, (t + 1) * v);
+    const largest = row.reduce((m, x) => Math.max(m, x), Number.NEGATIVE_INFINITY);
+    const lse = largest + Math.log(row.reduce((sum, x) => sum + Math.exp(x - largest), 0));
+    logp![t] = row[label]! - lse;
+    entropy![t] = lse - row.reduce((sum, x) => sum + Math.exp(x - lse) * x, 0);
+    mean![t] = row.reduce((sum, x) => sum + x, 0) / v / scale;
+    correct![t] = row.indexOf(largest) === label ? 1 : 0;
+  });
+  return [logp!, entropy!, mean!, correct!];
+}
 
 function lossOf(node: Node, raw: Data, labels: Data, lossScale: number, v: number): Float64Array[] {
   const { softcap, labelSmoothing } = node.attrs as { softcap: number; labelSmoothing: number };

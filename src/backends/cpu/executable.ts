@@ -2,7 +2,8 @@ import type { Node, Value } from "../../graph/graph.ts";
 import type { Program } from "../../graph/program.ts";
 import { GraphError } from "../../graph/types.ts";
 import { type Executable, type ExecuteOptions, type HostArray, inputBytes } from "../backend.ts";
-import { LOWERINGS, type Lowering } from "./lower.ts";
+import { LOWERINGS } from "./lower.ts";
+import type { Lowering } from "./lowering.ts";
 import { type Address, type CpuRuntime, encodeInstruction, type KernelArgument } from "./runtime.ts";
 import { CpuTensor } from "./tensor.ts";
 

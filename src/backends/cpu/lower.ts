@@ -1,31 +1,16 @@
 import type { Node, Value } from "../../graph/graph.ts";
-import { numel } from "../../graph/types.ts";
 import { BINARY_KINDS, UNARY_KINDS } from "../../ops/elementwise.ts";
-import type { Address, KernelArgument } from "./runtime.ts";
-
-/** What lowering a node may ask for and do. Addresses are 0 while only the workspace is being sized. */
-export interface Lowering {
-  /** Address of a value; 0 when it is absent. */
-  address(value: Value | null | undefined): Address;
-  /** A matrix in any storage type as the kernels' 7 words. */
-  weight(value: Value): readonly KernelArgument[];
-  /** Append an instruction. */
-  emit(kernel: string, args: readonly KernelArgument[]): void;
-}
-
-type Lower = (node: Node, to: Lowering) => void;
+import { LOWER_LOSS } from "./lower-loss.ts";
+import { colsOf, type Lower, type Lowering, number, rowsOf, size } from "./lowering.ts";
+import type { KernelArgument } from "./runtime.ts";
 
 const GLU_ACTIVATIONS = ["silu", "geluTanh", "gelu"];
 const SPREADS = ["full", "row", "column", "scalar"];
 const REDUCTIONS = ["sum", "mean", "max"];
 
-const size = (value: Value): number => numel(value.shape);
-const rowsOf = (value: Value): number => (value.shape.length === 1 ? 1 : value.shape[0]!);
-const colsOf = (value: Value): number => value.shape[value.shape.length - 1]!;
-const number = (node: Node, name: string): number => node.attrs[name] as number;
-
 /** The kernel calls of each op (argument orders: native/kernels/README.md). An op missing here cannot run on the CPU. */
 export const LOWERINGS: Readonly<Record<string, Lower>> = {
+  ...LOWER_LOSS,
   matmul(node, to) {
     const [a, b, acc, bias, a2, b2] = node.inputs as [
       Value,
@@ -166,29 +151,6 @@ export const LOWERINGS: Readonly<Record<string, Lower>> = {
     const pointers = [...node.inputs, ...node.outputs].map((value) => to.address(value));
     to.emit("glu_grad", [size(node.outputs[0]!), GLU_ACTIVATIONS.indexOf(node.attrs.act as string), ...pointers]);
   },
-  linear_cross_entropy(node, to) {
-    to.emit("linear_cross_entropy", [...headLoss(node, to), 0, 0, 0, 0, 0]);
-  },
-  linear_cross_entropy_grad(node, to) {
-    const { weightGrad, biasGrad } = node.attrs;
-    const dWeight = weightGrad ? [to.address(node.inputs[5]), to.address(node.outputs[3])] : [0, 0];
-    const dBias = biasGrad ? [to.address(node.inputs[6]), to.address(node.outputs[node.outputs.length - 1])] : [0, 0];
-    to.emit("linear_cross_entropy", [...headLoss(node, to), to.address(node.outputs[2]), ...dWeight, ...dBias]);
-  },
-  cross_entropy(node, to) {
-    const logits = node.inputs[0]!;
-    const inputs = node.inputs.map((value) => to.address(value));
-    const { softcap, labelSmoothing } = node.attrs as Record<string, number>;
-    const outputs = node.outputs.map((value) => to.address(value));
-    to.emit("cross_entropy", [rowsOf(logits), colsOf(logits), ...inputs, softcap!, labelSmoothing!, ...outputs]);
-  },
-  cross_entropy_grad(node, to) {
-    const [logits, labels, lossScale, dloss, lse] = node.inputs as Value[];
-    const { softcap, labelSmoothing } = node.attrs as Record<string, number>;
-    const head = [logits, labels, lossScale, dloss].map((value) => to.address(value));
-    const tail = [to.address(lse), to.address(node.outputs[0])];
-    to.emit("cross_entropy_grad", [rowsOf(logits!), colsOf(logits!), ...head, softcap!, labelSmoothing!, ...tail]);
-  },
   unary(node, to) {
     const y = node.outputs[0]!;
     const kind = UNARY_KINDS.indexOf(node.attrs.kind as (typeof UNARY_KINDS)[number]);
@@ -265,13 +227,4 @@ function attentionHead(node: Node, to: Lowering): KernelArgument[] {
   const { heads, kvHeads, headDim, scale, window, softcap } = node.attrs as Record<string, number>;
   const shape = [rowsOf(node.inputs[0]!), heads!, kvHeads!, headDim!];
   return [...shape, ...pointers, scale!, window!, softcap!, node.attrs.causal as boolean];
-}
-
-function headLoss(node: Node, to: Lowering): KernelArgument[] {
-  const [h, w, bias, labels, lossScale] = node.inputs as [Value, Value, Value | null, Value, Value];
-  const { softcap, labelSmoothing } = node.attrs as Record<string, number>;
-  const pointers = [bias, labels, lossScale].map((value) => to.address(value));
-  const outputs = [to.address(node.outputs[0]), to.address(node.outputs[1])];
-  const head = [rowsOf(h), colsOf(h), rowsOf(w), to.address(h), ...to.weight(w), colsOf(w)];
-  return [...head, ...pointers, softcap!, labelSmoothing!, ...outputs];
 }
