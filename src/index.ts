@@ -1,10 +1,6 @@
 /** Fine-tune open LLMs with LoRA and QLoRA: the public API. */
-export {
-  FastLanguageModel,
-  type FromPretrainedOptions,
-  isBfloat16Supported,
-  loadTokenizer,
-} from "./api/fast-language-model.ts";
+export { type DeviceName, type DeviceOptions, isBfloat16Supported, openDevice } from "./api/device.ts";
+export { FastLanguageModel, type FromPretrainedOptions, loadTokenizer } from "./api/fast-language-model.ts";
 export {
   type CheckpointMode,
   type ModePlan,
@@ -35,7 +31,15 @@ export {
   trainOnResponsesOnly,
 } from "./data/index.ts";
 export { promptIds } from "./generate/chat.ts";
-export { type Generated, type GenerateOptions, generate } from "./generate/index.ts";
+export {
+  DecodingSession,
+  type Generated,
+  type GeneratedTokens,
+  type GenerateOptions,
+  type GenerateTokensOptions,
+  generate,
+  generateTokens,
+} from "./generate/index.ts";
 export { drawMemory } from "./graph/draw.ts";
 export * from "./hub/index.ts";
 export { loadModel } from "./models/load/load.ts";

@@ -1,8 +1,8 @@
 import type { CausalLM } from "../models/model.ts";
 import type { Tokenizer } from "../tokenizer/index.ts";
 import { parseOptions } from "../util/options.ts";
-import { Rng } from "../util/rng.ts";
-import { chooseToken, penalizeRepetition, type Sampling, type SamplingOptions, samplingSchema } from "./sampling.ts";
+import { generateTokens } from "./generate-tokens.ts";
+import { type Sampling, type SamplingOptions, samplingSchema } from "./sampling.ts";
 import { DecodingSession } from "./session.ts";
 import { StopDetector } from "./stop.ts";
 
@@ -10,6 +10,8 @@ export interface GenerateOptions extends SamplingOptions {
   /** Called with each piece of text as it becomes certain, and the sequence it belongs to. */
   readonly onText?: (text: string, sequence: number) => void;
   readonly signal?: AbortSignal;
+  /** Decode in this session, keeping what it has cached of each prompt's beginning; else in one made for this call. */
+  readonly session?: DecodingSession;
 }
 
 /** Why a sequence ended. */
@@ -34,7 +36,7 @@ export async function generate(
   prompts: readonly (readonly number[])[],
   options: GenerateOptions & { attentionMask?: readonly (readonly number[])[] } = {},
 ): Promise<Generated[]> {
-  const { onText, signal, attentionMask, ...rest } = options;
+  const { onText, signal, attentionMask, session: given, ...rest } = options;
   const sampling = parseOptions("generate", samplingSchema, rest);
   const unpadded = prompts.map((prompt, i) => {
     const mask = attentionMask?.[i];
@@ -43,75 +45,59 @@ export async function generate(
     }
     return mask ? prompt.filter((_, t) => mask[t] !== 0) : prompt;
   });
-  checkPrompts(unpadded, model.config.vocabSize);
-  const longest = Math.max(...unpadded.map((prompt) => prompt.length));
-  using session = new DecodingSession(model, prompts.length, longest + sampling.maxNewTokens);
-  const sequences = unpadded.map((prompt, i) => new Sequence(tokenizer, prompt, sampling, i, onText));
-  let logits = await session.prefill(unpadded, signal);
-  for (;;) {
-    const next = sequences.map((sequence, i) => sequence.advance(logits[i]!));
-    if (next.every((token) => token === null)) break;
-    logits = await session.decode(next, signal);
+  const texts = unpadded.map((_, i) => new Text(tokenizer, sampling, i, onText));
+  const { doSample, stopStrings: _, ...settings } = sampling;
+  const longest = unpadded.reduce((max, { length }) => Math.max(max, length), 1);
+  const session = given ?? new DecodingSession(model, Math.max(1, prompts.length), longest + sampling.maxNewTokens);
+  try {
+    const { tokens } = await generateTokens(session, unpadded, {
+      ...settings,
+      temperature: doSample ? sampling.temperature : 0,
+      stopTokenIds: tokenizer.eosTokenIds,
+      keepPrefix: given !== undefined,
+      signal,
+      onToken: (token, i) => texts[i]!.push(token),
+    });
+    return texts.map((text, i) => text.result(tokens[i]!));
+  } finally {
+    if (!given) session.dispose();
   }
-  return sequences.map((sequence) => sequence.result());
 }
 
-function checkPrompts(prompts: readonly (readonly number[])[], vocabSize: number): void {
-  if (prompts.length === 0) throw new Error("generate: there is no prompt");
-  prompts.forEach((prompt, i) => {
-    if (prompt.length === 0)
-      throw new Error(`generate: prompt ${i} is empty; give at least one token (the BOS token, say)`);
-    const bad = prompt.find((id) => !Number.isInteger(id) || id < 0 || id >= vocabSize);
-    if (bad !== undefined)
-      throw new Error(`generate: prompt ${i} has token ${bad}; the model knows 0 to ${vocabSize - 1}`);
-  });
-}
-
-/** One sequence being generated. */
-class Sequence {
-  private readonly tokens: number[] = [];
-  private readonly seen: number[];
+/** The text of one sequence being generated. */
+class Text {
   private readonly sampling: Sampling;
-  private readonly random: Rng;
   private readonly eos: ReadonlySet<number>;
   private readonly stops: StopDetector;
   private readonly decoder;
+  private count = 0;
   private finish: FinishReason | null = null;
 
   constructor(
     tokenizer: Tokenizer,
-    prompt: readonly number[],
     sampling: Sampling,
     index: number,
     onText: ((text: string, sequence: number) => void) | undefined,
   ) {
-    this.seen = [...prompt];
     this.sampling = sampling;
-    // A sequence's draws do not depend on what else is in the batch.
-    this.random = new Rng(sampling.seed + index);
     this.eos = new Set(tokenizer.eosTokenIds);
     this.decoder = tokenizer.createStreamDecoder({ skipSpecialTokens: true });
     this.stops = new StopDetector(sampling.stopStrings, (text) => onText?.(text, index));
   }
 
-  /** Choose the next token; null when the sequence has ended and needs no more logits. */
-  advance(logits: Float32Array): number | null {
-    if (this.finish) return null;
-    const scores = this.sampling.repetitionPenalty === 1 ? logits : logits.slice();
-    penalizeRepetition(scores, this.seen, this.sampling.repetitionPenalty);
-    const token = chooseToken(scores, this.sampling, () => this.random.float());
-    this.tokens.push(token);
-    this.seen.push(token);
+  /** Add a token; true when the sequence has ended. */
+  push(token: number): boolean {
+    this.count++;
     if (this.eos.has(token)) this.finish = "eos";
     else if (this.stops.push(this.decoder.push(token))) this.finish = "stop";
-    else if (this.tokens.length >= this.sampling.maxNewTokens) this.finish = "length";
-    if (!this.finish) return token;
+    else if (this.count >= this.sampling.maxNewTokens) this.finish = "length";
+    if (!this.finish) return false;
     if (this.finish !== "stop" && this.stops.push(this.decoder.flush())) this.finish = "stop";
     if (this.finish !== "stop") this.stops.flush();
-    return null;
+    return true;
   }
 
-  result(): Generated {
-    return { tokens: this.tokens, text: this.stops.text, finishReason: this.finish ?? "length" };
+  result(tokens: number[]): Generated {
+    return { tokens, text: this.stops.text, finishReason: this.finish ?? "length" };
   }
 }

@@ -1,3 +1,4 @@
 export { type FinishReason, type Generated, type GenerateOptions, generate } from "./generate.ts";
+export { type GeneratedTokens, type GenerateTokensOptions, generateTokens } from "./generate-tokens.ts";
 export type { SamplingOptions } from "./sampling.ts";
-export { DecodingSession } from "./session.ts";
+export { DecodingSession, type PrefillOptions } from "./session.ts";

@@ -22,6 +22,9 @@ export const samplingSchema = z.strictObject({
 export type SamplingOptions = z.input<typeof samplingSchema>;
 export type Sampling = z.output<typeof samplingSchema>;
 
+/** What decides which tokens may come next, and how likely. */
+export type Filters = Pick<Sampling, "temperature" | "topK" | "topP" | "minP">;
+
 /** Logits with the penalty applied to every token already in the sequence, in place. */
 export function penalizeRepetition(logits: Float32Array, seen: Iterable<number>, penalty: number): void {
   if (penalty === 1) return;
@@ -41,10 +44,7 @@ export interface Candidates {
  * What is left after temperature, top-k, top-p and min-p, in that order and as transformers' warpers define each: top-p
  * keeps the smallest set that reaches the probability, min-p goes by the likeliest of what top-p left.
  */
-export function candidates(
-  logits: Float32Array,
-  { temperature, topK, topP, minP }: Omit<Sampling, "stopStrings">,
-): Candidates {
+export function candidates(logits: Float32Array, { temperature, topK, topP, minP }: Filters): Candidates {
   let tokens = topK > 0 && topK < logits.length ? largest(logits, topK) : sorted(logits);
   let probabilities = softmax(tokens, logits, temperature);
   if (topP < 1) {
@@ -65,9 +65,9 @@ export function candidates(
   return { tokens, probabilities };
 }
 
-/** The next token: the likeliest, or drawn with `random` uniform in [0, 1). */
-export function chooseToken(logits: Float32Array, sampling: Sampling, random: () => number): number {
-  if (!sampling.doSample) return argmax(logits);
+/** The next token: the likeliest at temperature 0, else drawn with `random` uniform in [0, 1). */
+export function chooseToken(logits: Float32Array, sampling: Filters, random: () => number): number {
+  if (sampling.temperature === 0) return argmax(logits);
   const { tokens, probabilities } = candidates(logits, sampling);
   let left = random();
   for (let i = 0; i < tokens.length; i++) {
@@ -75,6 +75,14 @@ export function chooseToken(logits: Float32Array, sampling: Sampling, random: ()
     if (left < 0) return tokens[i]!;
   }
   return tokens[tokens.length - 1]!;
+}
+
+/** Natural logarithm of a token's probability under softmax(logits / temperature). */
+export function logProbability(logits: Float32Array, token: number, temperature: number): number {
+  const top = logits[argmax(logits)]!;
+  let total = 0;
+  for (const logit of logits) total += Math.exp((logit - top) / temperature);
+  return (logits[token]! - top) / temperature - Math.log(total);
 }
 
 /** Index of the largest element, the first of equals. */

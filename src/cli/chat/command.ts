@@ -32,7 +32,7 @@ async function runChat(flags: Readonly<Record<string, unknown>> & { readonly sys
   const sampling = schemaValues(samplingSchema, flags);
   using loaded = await loadFromFlags(flags);
   const { lm, tokenizer, name } = loaded;
-  const session = new ChatSession({ lm, tokenizer, sampling, system: flags.system });
+  using session = new ChatSession({ lm, tokenizer, sampling, system: flags.system });
   if (process.stdin.isTTY) note(`${name} on ${lm.backend.description}; /help lists the commands`);
   const { terminal, close } = openTerminal();
   try {

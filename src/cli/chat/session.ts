@@ -1,4 +1,4 @@
-import { generate, type SamplingOptions } from "../../generate/index.ts";
+import { DecodingSession, generate, type SamplingOptions } from "../../generate/index.ts";
 import type { CausalLM } from "../../models/model.ts";
 import type { ChatMessage } from "../../tokenizer/chat-template.ts";
 import type { Tokenizer } from "../../tokenizer/index.ts";
@@ -20,12 +20,16 @@ export interface ChatReply {
 }
 
 const MAX_NEW_TOKENS = 512;
+/** Tokens that a conversation first has room for. */
+const FIRST_ROOM = 2048;
 
 /** A conversation with a model. */
 export class ChatSession {
   readonly history: ChatMessage[] = [];
   system: string | undefined;
   private readonly options: ChatSessionOptions;
+  /** Holds the keys and values of the conversation so far: a turn processes only what it adds. */
+  private decoding: DecodingSession | null = null;
 
   /** Throws UsageError for a model without a chat template. */
   constructor(options: ChatSessionOptions) {
@@ -47,12 +51,14 @@ export class ChatSession {
       this.history.pop();
       throw new UsageError(`the message has ${prompt.length} tokens; the model takes ${lm.config.maxPositions}`);
     }
+    const newTokens = Math.min(maxNewTokens, room);
     let answer = "";
     let stopped = false;
     try {
       await generate(lm, tokenizer, [prompt], {
         ...sampling,
-        maxNewTokens: Math.min(maxNewTokens, room),
+        maxNewTokens: newTokens,
+        session: this.roomFor(prompt.length + newTokens),
         ...(signal && { signal }),
         onText: (piece) => {
           answer += piece;
@@ -72,6 +78,26 @@ export class ChatSession {
 
   reset(): void {
     this.history.length = 0;
+  }
+
+  dispose(): void {
+    this.decoding?.dispose();
+    this.decoding = null;
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+
+  /** The session, made anew with at least twice the room when it is too short. */
+  private roomFor(tokens: number): DecodingSession {
+    const { lm } = this.options;
+    if (!this.decoding || this.decoding.maxLength < tokens) {
+      const doubled = 2 * (this.decoding?.maxLength ?? FIRST_ROOM / 2);
+      this.dispose();
+      this.decoding = new DecodingSession(lm, 1, Math.min(lm.config.maxPositions, Math.max(tokens, doubled)));
+    }
+    return this.decoding;
   }
 
   /** The history's tokens; the oldest exchanges are left out where they leave no room for an answer. */

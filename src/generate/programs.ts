@@ -1,0 +1,101 @@
+import type { DeviceTensor, Executable } from "../backends/backend.ts";
+import { Graph, type Value } from "../graph/graph.ts";
+import { plan } from "../graph/plan.ts";
+import { DecoderTrace, type TokenInputs } from "../models/decoder.ts";
+import type { CausalLM } from "../models/model.ts";
+import { attention } from "../ops/attention.ts";
+import { attentionCached, kvWrite } from "../ops/cache.ts";
+import { selectRows } from "../ops/embedding.ts";
+
+/** A layer's keys and values: [sequences·maxLength, kvHeads·headDim] each. */
+export interface LayerCache {
+  readonly keys: DeviceTensor;
+  readonly values: DeviceTensor;
+}
+
+/** What the programs of a session have in common. */
+export interface CacheSpec {
+  readonly model: CausalLM;
+  readonly layers: readonly LayerCache[];
+  /** Rows of the cache that a sequence has. */
+  readonly maxLength: number;
+}
+
+/**
+ * Whole prompts, packed without padding between them: `count` tokens of up to `prompts` prompts. Inputs: ids, positions,
+ * seqStart, seqEnd, slots i32[count]; last i32[prompts], the packed index of each prompt's last token (negative: none).
+ * Output: logits [prompts, vocab] after the last tokens.
+ */
+export function compilePrefill(spec: CacheSpec, count: number, prompts: number): Executable {
+  const { model } = spec;
+  const graph = new Graph();
+  const { heads, kvHeads, headDim, attentionScale: scale, attentionSoftcap: softcap, windows } = model.config;
+  const tokens: TokenInputs = {
+    ids: graph.input("ids", "i32", [count]),
+    positions: graph.input("positions", "i32", [count]),
+    seqStart: graph.input("seqStart", "i32", [count]),
+    seqEnd: graph.input("seqEnd", "i32", [count]),
+  };
+  const slots = graph.input("slots", "i32", [count]);
+  const trace = new DecoderTrace(graph, model, { maxPositions: spec.maxLength });
+  const hidden = trace.run(tokens, (layer, q, k, v) => {
+    write(graph, spec.layers[layer]!, k, v, slots);
+    return attention(q, k, v, tokens, { heads, kvHeads, headDim, scale, softcap, window: windows[layer]! });
+  });
+  const last = graph.input("last", "i32", [prompts]);
+  graph.output("logits", trace.logits(selectRows(hidden, last)));
+  return compile(model, graph, `prefill, ${count} tokens`);
+}
+
+/**
+ * `count` new tokens of sequences that are in the cache: one each (decoding), or several of some. Inputs: ids, positions,
+ * slots, rows, lengths i32[count] (see attentionCached); with `ends`, last i32[ends] chooses the tokens that logits are
+ * for. Output: logits [ends or count, vocab].
+ */
+export function compileExtend(spec: CacheSpec, count: number, ends: number | null): Executable {
+  const { model, maxLength } = spec;
+  const graph = new Graph();
+  const { heads, kvHeads, headDim, attentionScale: scale, attentionSoftcap: softcap, windows } = model.config;
+  const input = (name: string) => graph.input(name, "i32", [count]);
+  const [ids, positions, slots, rows, lengths] = ["ids", "positions", "slots", "rows", "lengths"].map(input) as [
+    Value,
+    Value,
+    Value,
+    Value,
+    Value,
+  ];
+  const trace = new DecoderTrace(graph, model, { maxPositions: maxLength });
+  const hidden = trace.run({ ids, positions }, (layer, q, k, v) => {
+    const { keys, values } = write(graph, spec.layers[layer]!, k, v, slots);
+    const options = { heads, kvHeads, headDim, scale, softcap, window: windows[layer]!, maxLength };
+    return attentionCached(q, { keys, values, rows, lengths }, options);
+  });
+  const wanted = ends === null ? hidden : selectRows(hidden, graph.input("last", "i32", [ends]));
+  graph.output("logits", trace.logits(wanted));
+  return compile(model, graph, ends === null ? `decode, ${count} sequences` : `extend, ${count} tokens`);
+}
+
+/** Copies `count` rows of every layer's cache. Inputs: from, to i32[count]; a negative `to` is skipped. */
+export function compileCopy(spec: CacheSpec, count: number): Executable {
+  const graph = new Graph();
+  const from = graph.input("from", "i32", [count]);
+  const to = graph.input("to", "i32", [count]);
+  for (const { keys, values } of spec.layers) {
+    for (const tensor of [keys, values]) {
+      const cache = graph.use(tensor, { mutable: true });
+      kvWrite(cache, selectRows(cache, from), to);
+    }
+  }
+  return compile(spec.model, graph, `copy ${count} rows of the cache`);
+}
+
+function write(graph: Graph, layer: LayerCache, k: Value, v: Value, slots: Value): { keys: Value; values: Value } {
+  return {
+    keys: kvWrite(graph.use(layer.keys, { mutable: true }), k, slots),
+    values: kvWrite(graph.use(layer.values, { mutable: true }), v, slots),
+  };
+}
+
+function compile({ backend }: CausalLM, graph: Graph, name: string): Executable {
+  return backend.compile(plan(graph, { workspaceOf: backend.workspaceOf, rates: backend.rates, name }));
+}
