@@ -25,7 +25,23 @@ export interface Batch {
   readonly numTargets: number;
   /** How many tokens are not padding. */
   readonly numTokens: number;
+  /** What the batch counts for in the mean over a window: `numTargets` when left out; pairs, for preference data. */
+  readonly weight?: number;
+  /** Further arrays for a loss, by name (`LossContext.input`). */
+  readonly inputs?: Readonly<Record<string, BatchInput>>;
 }
+
+/** An array that goes with a batch. */
+export interface BatchInput {
+  readonly data: Float32Array | Int32Array;
+  readonly shape: readonly number[];
+}
+
+/** A vector as an array that goes with a batch. */
+export const vectorInput = (data: Float32Array | Int32Array): BatchInput => ({ data, shape: [data.length] });
+
+/** What a batch counts for in the mean over a window. */
+export const batchWeight = ({ weight, numTargets }: Batch): number => weight ?? numTargets;
 
 /**
  * Lays rows out as one batch. A row is the sequences packed together in it (one, without packing).

@@ -1,15 +1,15 @@
 import type { Graph, Value } from "../graph/graph.ts";
 import type { FloatDType } from "../graph/types.ts";
-import { add } from "../ops/add.ts";
 import { attention, type Sequences } from "../ops/attention.ts";
 import { crossEntropy, type Loss, type LossOptions, linearCrossEntropy } from "../ops/cross-entropy.ts";
 import { dropout } from "../ops/dropout.ts";
 import { unary } from "../ops/elementwise.ts";
-import { embedding } from "../ops/embedding.ts";
 import { glu } from "../ops/glu.ts";
-import { linear, matmul } from "../ops/matmul.ts";
+import { type LogProbOptions, linearLogProbs, logProbs, type TokenLogProbs } from "../ops/log-probs.ts";
 import { rmsNorm } from "../ops/norm.ts";
 import { rope } from "../ops/rope.ts";
+import type { ModelAdapter } from "./adapter.ts";
+import { loraEmbedding, loraLinear } from "./lora.ts";
 import type { CausalLM } from "./model.ts";
 
 /** One batch as a packed stream of T tokens. */
@@ -32,8 +32,8 @@ export interface DecoderTraceOptions {
   readonly dtype?: FloatDType;
   /** What becomes of the embeddings before the first layer (NEFTune adds noise). */
   readonly mapEmbeddings?: (embeddings: Value) => Value;
-  /** Leave the adapter out (the reference model of preference training). */
-  readonly withoutAdapter?: boolean;
+  /** Another adapter than the model's own; null: none (the reference model of preference training). */
+  readonly adapter?: ModelAdapter | null;
 }
 
 /** Records a model's computation into a graph. */
@@ -98,12 +98,24 @@ export class DecoderTrace {
     });
   }
 
+  /** Log-probabilities of labels already shifted to the tokens that predict them, logits never whole. */
+  logProbs(hidden: Value, options: Omit<LogProbOptions, "softcap">): TokenLogProbs {
+    const softcap = this.model.config.logitSoftcap;
+    return this.graph.scope("loss", () => {
+      if (this.adapter?.lora("lm_head")) {
+        return logProbs(this.project("lm_head", hidden, null, "f32"), { ...options, softcap });
+      }
+      return linearLogProbs(hidden, { weight: this.headWeight() }, { ...options, softcap });
+    });
+  }
+
   private get dtype(): FloatDType {
     return this.options.dtype ?? this.model.backend.computeDtype ?? "f32";
   }
 
   private get adapter() {
-    return this.options.withoutAdapter ? null : this.model.adapter;
+    const { adapter } = this.options;
+    return adapter === undefined ? this.model.adapter : adapter;
   }
 
   private layer(index: number, h: Value, positions: Value, attend: Attend): Value {
@@ -139,21 +151,14 @@ export class DecoderTrace {
   /** acc + x·Wᵀ + bias, with the module's low-rank update. */
   private project(module: string, x: Value, acc: Value | null = null, dtype: FloatDType = this.dtype): Value {
     const weight = module === "lm_head" ? this.headWeight() : this.weight(`${module}.weight`);
-    const y = matmul(x, weight, { transB: true, bias: this.optional(`${module}.bias`), acc, dtype });
-    const lora = this.adapter?.lora(module);
-    if (!lora) return y;
-    const low = linear(this.drop(x, lora.dropout), this.graph.use(lora.a));
-    return matmul(low, this.graph.use(lora.b), { transB: true, alpha: lora.scale, acc: y, dtype });
+    const linear = { x, weight, bias: this.optional(`${module}.bias`), acc, dtype };
+    return loraLinear(this.graph, linear, this.adapter?.lora(module), (input, p) => this.drop(input, p));
   }
 
   private embed(ids: Value): Value {
-    const { embeddingScale } = this.model.config;
-    const base = embedding(this.weight("model.embed_tokens.weight"), ids, { scale: embeddingScale, dtype: this.dtype });
-    const lora = this.adapter?.loraEmbedding("model.embed_tokens");
-    if (!lora) return base;
-    // As PEFT has it: scale·B·A[:, ids], inside what Gemma scales.
-    const low = embedding(this.graph.use(lora.a), ids, { transposed: true, dtype: this.dtype });
-    return add(base, matmul(low, this.graph.use(lora.b), { transB: true, alpha: lora.scale * embeddingScale }));
+    const table = this.weight("model.embed_tokens.weight");
+    const tokens = { table, ids, scale: this.model.config.embeddingScale, dtype: this.dtype };
+    return loraEmbedding(this.graph, tokens, this.adapter?.loraEmbedding("model.embed_tokens"));
   }
 
   private norm(module: string, x: Value, residual: Value | null = null): Value {

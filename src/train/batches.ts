@@ -4,7 +4,14 @@ import type { Batch } from "../data/collate.ts";
 export interface BatchSource {
   /** Rows. */
   readonly length: number;
-  batches(epoch: number, batchSize: number): Iterable<Batch> | AsyncIterable<Batch>;
+  /** @param skip microbatches that a resumed run has done already; only sources with `seeks` leave them out themselves */
+  batches(epoch: number, batchSize: number, skip?: number): Iterable<Batch> | AsyncIterable<Batch>;
+  /** It begins after `skip` (rollouts cannot be made again just to be dropped); others are read and dropped. */
+  readonly seeks?: boolean;
+  /** What a checkpoint must hold for the source to go on as if it had not stopped, as plain JSON. */
+  state?(): unknown;
+  /** Go on from `state`; called before `batches`. `file` is for errors. */
+  restore?(state: unknown, file: string): void;
 }
 
 export const isBatchSource = (value: unknown): value is BatchSource =>
@@ -16,19 +23,22 @@ export interface WindowOptions {
   readonly size: number;
   /** Microbatches of the epoch; those that come after are left out. */
   readonly microbatches: number;
-  /** Microbatches to leave out at the start: done before a resume. */
+  /** Microbatches done before a resume. */
   readonly skip: number;
 }
 
-/** An epoch's microbatches in windows. */
+/**
+ * An epoch's microbatches in windows. The source is not asked for a window before the last one has been taken: what it
+ * makes may depend on the step between them.
+ */
 export async function* windows(
-  batches: Iterable<Batch> | AsyncIterable<Batch>,
-  { size, microbatches, skip }: WindowOptions,
+  source: BatchSource,
+  { epoch, batchSize, size, microbatches, skip }: WindowOptions & { epoch: number; batchSize: number },
 ): AsyncGenerator<Batch[]> {
   if (skip >= microbatches) return;
   let window: Batch[] = [];
-  let seen = 0;
-  for await (const batch of batches) {
+  let seen = source.seeks ? skip : 0;
+  for await (const batch of source.batches(epoch, batchSize, skip)) {
     seen++;
     if (seen > skip) window.push(batch);
     if (window.length === size || seen === microbatches) {

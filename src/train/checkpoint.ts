@@ -7,6 +7,7 @@ import type { LearningRate, LearningRateState } from "../optim/learning-rate.ts"
 import type { Optimizer } from "../optim/optimizer.ts";
 import { pythonJson } from "../util/python-json.ts";
 import { argumentsToJson, countsTokens, type TrainingArguments } from "./arguments.ts";
+import type { BatchSource } from "./batches.ts";
 import { writeWhole } from "./checkpoint-folders.ts";
 import type { LossLog } from "./loss-log.ts";
 import { count, parsePythonJson, record } from "./python-json-reader.ts";
@@ -41,6 +42,7 @@ export interface CheckpointParts {
   readonly log: LossLog;
   readonly position: DataPosition;
   readonly course: Course;
+  readonly source: BatchSource;
   /** Writes the model, or its adapter, into a folder. */
   readonly saveModel: (folder: string) => Promise<void>;
 }
@@ -50,7 +52,7 @@ export interface CheckpointParts {
  * (seed, step) and the data order from (data seed, epoch), so those numbers are all the state that randomness has.
  */
 export async function saveCheckpoint(folder: string, parts: CheckpointParts): Promise<void> {
-  const { args, state, callbacks, optimizer, learningRate, log, position, course, saveModel } = parts;
+  const { args, state, callbacks, optimizer, learningRate, log, position, course, source, saveModel } = parts;
   await writeWhole(folder, async (partial) => {
     await mkdir(partial, { recursive: true });
     await saveModel(partial);
@@ -62,6 +64,7 @@ export async function saveCheckpoint(folder: string, parts: CheckpointParts): Pr
         num_tokens: state.numInputTokensSeen,
         learning_rate: learningRate.state(),
         log: log.state(),
+        ...(source.state && { source: source.state() }),
       };
       await atomicWriteFile(join(partial, TRAINING), `${pythonJson(training)}\n`);
     }
@@ -83,7 +86,9 @@ export interface ResumedCheckpoint {
  */
 export async function loadCheckpoint(
   folder: string,
-  into: Pick<CheckpointParts, "optimizer" | "learningRate" | "log"> & { loadModel: (folder: string) => Promise<void> },
+  into: Pick<CheckpointParts, "optimizer" | "learningRate" | "log" | "source"> & {
+    loadModel: (folder: string) => Promise<void>;
+  },
 ): Promise<ResumedCheckpoint> {
   const saved = await readState(folder);
   const file = join(folder, TRAINING);
@@ -104,6 +109,7 @@ export async function loadCheckpoint(
   into.optimizer.step = step;
   into.learningRate.restore(record(training, "learning_rate", file) as unknown as LearningRateState);
   into.log.restore(record(training, "log", file), file);
+  if (into.source.restore) into.source.restore(training.source, file);
   return {
     saved: { ...saved, numInputTokensSeen: count(training, "num_tokens", file) },
     position,

@@ -1,4 +1,4 @@
-import type { Batch } from "../data/collate.ts";
+import { type Batch, batchWeight } from "../data/collate.ts";
 import type { BatchSource } from "./batches.ts";
 import type { LogRow } from "./callbacks.ts";
 import {
@@ -29,7 +29,7 @@ export interface EvaluationOptions {
 export interface Evaluation {
   /** Loss, computeMetrics' numbers, and speed, by their prefixed names. */
   readonly metrics: LogRow;
-  /** Means over the trained tokens that TRL adds to the log: entropy and mean_token_accuracy; empty for other losses. */
+  /** Means that TRL adds to the log: entropy and mean_token_accuracy over trained tokens, and what the loss logs. */
   readonly tokenMetrics: LogRow;
   readonly prediction: EvalPrediction;
 }
@@ -46,7 +46,8 @@ export async function evaluateSource(source: BatchSource, options: EvaluationOpt
   const list = new PredictionList();
   let custom: LogRow = {};
   for await (const { batch, last } of withLast(source.batches(0, batchSize))) {
-    const scale = batch.numTargets > 0 ? 1 / batch.numTargets : 0;
+    const weight = batchWeight(batch);
+    const scale = weight > 0 ? 1 / weight : 0;
     if (!wanted) {
       means.add(batch, await runner.evaluate(batch, scale));
     } else {
@@ -87,13 +88,18 @@ export async function evaluateSource(source: BatchSource, options: EvaluationOpt
 /** Means over trained tokens. */
 class TokenMeans {
   private targets = 0;
+  private weight = 0;
   private losses = 0;
+  private readonly logs = new Map<string, number>();
   private sums: { entropy: number; correct: number } | null = null;
 
-  /** A batch's loss is its mean over its own targets. */
-  add({ numTargets }: Batch, { loss, metrics }: StepResult): void {
-    this.targets += numTargets;
-    this.losses += loss * numTargets;
+  /** A batch's loss and logs are means over its own targets, or what it weighs. */
+  add(batch: Batch, { loss, metrics, logs }: StepResult): void {
+    const weight = batchWeight(batch);
+    this.targets += batch.numTargets;
+    this.weight += weight;
+    this.losses += loss * weight;
+    for (const [key, value] of Object.entries(logs)) this.logs.set(key, (this.logs.get(key) ?? 0) + value * weight);
     if (!metrics) return;
     this.sums ??= { entropy: 0, correct: 0 };
     this.sums.entropy += metrics.entropy;
@@ -101,12 +107,17 @@ class TokenMeans {
   }
 
   loss(): number {
-    return this.losses / this.targets;
+    return this.losses / this.weight;
   }
 
   metrics(): Record<string, number> {
-    if (!this.sums) return {};
-    return { entropy: this.sums.entropy / this.targets, mean_token_accuracy: this.sums.correct / this.targets };
+    const logs = Object.fromEntries([...this.logs].map(([key, sum]) => [key, sum / this.weight]));
+    if (!this.sums) return logs;
+    return {
+      ...logs,
+      entropy: this.sums.entropy / this.targets,
+      mean_token_accuracy: this.sums.correct / this.targets,
+    };
   }
 }
 

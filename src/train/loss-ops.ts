@@ -17,4 +17,6 @@ export {
   unary,
 } from "../ops/elementwise.ts";
 export { selectRows } from "../ops/embedding.ts";
+export { linearLogProbs, logProbs } from "../ops/log-probs.ts";
 export { mean, meanRows, sum, sumRows } from "../ops/reduce.ts";
+export { segmentSum, takeFrom } from "../ops/segment.ts";

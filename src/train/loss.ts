@@ -1,4 +1,5 @@
 import type { Graph, Value } from "../graph/graph.ts";
+import type { ModelAdapter } from "../models/adapter.ts";
 import type { DecoderTrace, TokenInputs } from "../models/decoder.ts";
 
 /** A traced loss [1], and what is reported beside it. */
@@ -17,11 +18,17 @@ export interface LossContext {
   readonly tokens: TokenInputs;
   /** i32[T], shifted: each token's label is the next token, −100 where nothing is trained. */
   readonly labels: Value;
-  /** f32[1]: 1 / trained tokens of the accumulation window (of the batch, in evaluation). */
+  /** f32[1]: 1 / what the window's batches weigh (trained tokens, or pairs); of the batch alone, in evaluation. */
   readonly lossScale: Value;
   readonly labelSmoothing: number;
   /** Hidden states after the last norm, [T, d]; traced once, however often it is asked for. */
   hidden(): Value;
+  /**
+   * An array of the batch's `inputs`, as a value of its type and shape. Throws GraphError for a name the batch has not.
+   */
+  input(name: string): Value;
+  /** The model traced with another adapter, or with none (null): a reference, a value model. Without dropout. */
+  traceWith(adapter: ModelAdapter | null): DecoderTrace;
   /** Logits [T, V], in memory all at once: the default loss never makes them whole. */
   logits(): Value;
 }
@@ -35,3 +42,6 @@ export type ComputeLoss = (context: LossContext) => TracedLoss;
 /** Next-token cross-entropy, the default. */
 export const crossEntropyLoss: ComputeLoss = ({ trace, hidden, labels, lossScale, labelSmoothing }) =>
   trace.loss(hidden(), { labels, lossScale, labelSmoothing });
+
+/** Arrays computed from a batch, by name: what `StepRunner.forward` runs without gradients. */
+export type Forward = (context: LossContext) => Readonly<Record<string, Value>>;

@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
-import { isBfloat16Supported } from "../api/fast-language-model.ts";
+import { isBfloat16Supported } from "../api/device.ts";
 import { Dataset } from "../data/index.ts";
 import { getPeftModel } from "../peft/index.ts";
 import { tinyModel } from "../testing/tiny-model.ts";

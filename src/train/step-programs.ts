@@ -1,12 +1,14 @@
+import type { Batch } from "../data/collate.ts";
 import { differentiate } from "../graph/autodiff.ts";
 import { Graph, type Value } from "../graph/graph.ts";
 import { plan } from "../graph/plan.ts";
 import type { Program } from "../graph/program.ts";
+import { GraphError } from "../graph/types.ts";
 import { DecoderTrace, type DecoderTraceOptions, type TokenInputs } from "../models/decoder.ts";
 import { add } from "../ops/add.ts";
 import { cast } from "../ops/cast.ts";
 import { constantOp } from "../ops/elementwise.ts";
-import { crossEntropyLoss, type LossContext } from "./loss.ts";
+import { crossEntropyLoss, type Forward, type LossContext } from "./loss.ts";
 import type { StepOptions } from "./step.ts";
 
 /** Gradients; the loss alone; the loss and the hidden states. */
@@ -15,12 +17,34 @@ export type BatchMode = "train" | "eval" | "predict";
 /** Before the names of outputs that hold a loss's further numbers. */
 export const LOG_PREFIX = "log.";
 
-/** The program of one microbatch of `tokens` tokens. */
-export function planBatch(options: StepOptions, mode: BatchMode, tokens: number): Program {
+/** Before the names of inputs that come from a batch's `inputs`, so that they never meet ours. */
+export const INPUT_PREFIX = "batch.";
+
+/** What a program depends on of its batch: lengths, not contents. */
+export interface BatchShape {
+  readonly tokens: number;
+  readonly inputs: ReadonlyMap<string, { readonly dtype: "f32" | "i32"; readonly shape: readonly number[] }>;
+}
+
+export function batchShape({ inputIds, inputs = {} }: Batch): BatchShape {
+  const entries = Object.entries(inputs).map(([name, { data, shape }]) => {
+    return [name, { dtype: data instanceof Int32Array ? ("i32" as const) : ("f32" as const), shape }] as const;
+  });
+  return { tokens: inputIds.length, inputs: new Map(entries) };
+}
+
+/** Equal for shapes that a program serves equally. */
+export function shapeKey({ tokens, inputs }: BatchShape): string {
+  return [tokens, ...[...inputs].map(([name, { dtype, shape }]) => `${name}=${dtype}[${shape}]`)].join(":");
+}
+
+/** The program of one microbatch. */
+export function planBatch(options: StepOptions, mode: BatchMode, shape: BatchShape): Program {
   const { model, optimizer, computeLoss = crossEntropyLoss, policy, offload } = options;
   const graph = new Graph();
   const training = mode === "train";
-  const context = lossContext(graph, options, training, tokens);
+  const { tokens } = shape;
+  const context = lossContext(graph, options, training, shape);
   const { loss, metrics, logs = {} } = computeLoss(context);
   graph.output("loss", loss);
   if (metrics) graph.output("metrics", metrics);
@@ -53,8 +77,19 @@ export function planLogits({ model, maxPositions }: StepOptions, rows: number): 
   return plan(graph, { workspaceOf, rates, name: `logits of ${rows} tokens` });
 }
 
-function lossContext(graph: Graph, options: StepOptions, training: boolean, tokens: number): LossContext {
+/** The program of arrays computed from a microbatch, without gradients. */
+export function planForward(options: StepOptions, name: string, forward: Forward, shape: BatchShape): Program {
+  const graph = new Graph();
+  for (const [key, value] of Object.entries(forward(lossContext(graph, options, false, shape)))) {
+    graph.output(key, value.dtype === "bf16" || value.dtype === "f16" ? cast(value, "f32") : value);
+  }
+  const { workspaceOf, rates } = options.model.backend;
+  return plan(graph, { workspaceOf, rates, name: `${name}, ${shape.tokens} tokens` });
+}
+
+function lossContext(graph: Graph, options: StepOptions, training: boolean, shape: BatchShape): LossContext {
   const { model, maxPositions, labelSmoothing = 0, neftuneNoiseAlpha } = options;
+  const { tokens } = shape;
   const tokenInput = (name: string): Value => graph.input(name, "i32", [tokens]);
   const labels = tokenInput("labels");
   const lossScale = graph.input("lossScale", "f32", [1]);
@@ -72,7 +107,23 @@ function lossContext(graph: Graph, options: StepOptions, training: boolean, toke
   const trace = new DecoderTrace(graph, model, traceOptions);
   const hidden = once(() => trace.hidden(inputs));
   const logits = once(() => trace.logits(hidden()));
-  return { graph, trace, tokens: inputs, labels, lossScale, labelSmoothing, hidden, logits };
+  return {
+    graph,
+    trace,
+    tokens: inputs,
+    labels,
+    lossScale,
+    labelSmoothing,
+    hidden,
+    logits,
+    traceWith: (adapter) => new DecoderTrace(graph, model, { maxPositions, adapter }),
+    input(name) {
+      const found = shape.inputs.get(name);
+      if (found) return graph.input(INPUT_PREFIX + name, found.dtype, found.shape);
+      const names = [...shape.inputs.keys()];
+      throw new GraphError(`the batch has no input "${name}"; it has ${names.length > 0 ? names.join(", ") : "none"}`);
+    },
+  };
 }
 
 function addNoise(graph: Graph, embeddings: Value): Value {

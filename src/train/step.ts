@@ -5,9 +5,19 @@ import type { Program } from "../graph/program.ts";
 import type { CausalLM } from "../models/model.ts";
 import { LOSS_METRICS } from "../ops/cross-entropy.ts";
 import type { Optimizer } from "../optim/optimizer.ts";
-import type { ComputeLoss } from "./loss.ts";
+import type { ComputeLoss, Forward } from "./loss.ts";
 import { neftuneNoise } from "./neftune.ts";
-import { type BatchMode, LOG_PREFIX, planBatch, planLogits } from "./step-programs.ts";
+import {
+  type BatchMode,
+  type BatchShape,
+  batchShape,
+  INPUT_PREFIX,
+  LOG_PREFIX,
+  planBatch,
+  planForward,
+  planLogits,
+  shapeKey,
+} from "./step-programs.ts";
 
 /** What one microbatch gave. */
 export interface StepResult {
@@ -66,6 +76,18 @@ export class StepRunner {
     return { ...resultOf(outputs), hidden: outputs.hidden! };
   }
 
+  /**
+   * Arrays that `forward` computes from a batch, without gradients. The program is kept by `name`, which must say all that
+   * the function depends on beside the batch.
+   */
+  async forward(batch: Batch, name: string, forward: Forward): Promise<Record<string, Float32Array>> {
+    const shape = batchShape(batch);
+    const executable = this.executable(`forward ${name}:${shapeKey(shape)}`, () =>
+      planForward(this.options, name, forward, shape),
+    );
+    return executable.execute(this.inputsOf(executable, batch, 1));
+  }
+
   /** Logits [rows, V] of hidden states [rows, d]. */
   async logits(hidden: Float32Array): Promise<Float32Array> {
     const rows = hidden.length / this.options.model.config.hiddenSize;
@@ -73,9 +95,10 @@ export class StepRunner {
     return (await executable.execute({ hidden })).logits!;
   }
 
-  /** The planned program for a number of tokens, compiled on first use. */
-  program(mode: BatchMode, tokens: number): Program {
-    return this.batchExecutable(mode, tokens).program;
+  /** The planned program for batches like this one (or of so many tokens and nothing else), compiled on first use. */
+  program(mode: BatchMode, batch: Batch | number): Program {
+    const shape = typeof batch === "number" ? { tokens: batch, inputs: new Map() } : batchShape(batch);
+    return this.batchExecutable(mode, shape).program;
   }
 
   memory(): BackendMemory {
@@ -93,24 +116,31 @@ export class StepRunner {
     scale: number,
     seed: Uint32Array = new Uint32Array(2),
   ): Promise<Record<string, Float32Array>> {
+    const executable = this.batchExecutable(mode, batchShape(batch));
+    return executable.execute(this.inputsOf(executable, batch, scale, seed));
+  }
+
+  /** What an executable asks for, from a batch. */
+  private inputsOf(
+    executable: Executable,
+    batch: Batch,
+    scale: number,
+    seed: Uint32Array = new Uint32Array(2),
+  ): Record<string, Float32Array | Int32Array | Uint32Array> {
     const { model, neftuneNoiseAlpha } = this.options;
-    const executable = this.batchExecutable(mode, batch.inputIds.length);
     const { inputIds: ids, positions, seqStart, seqEnd, labels } = batch;
     const all = { ids, positions, seqStart, seqEnd, labels, lossScale: Float32Array.of(scale), seed };
     const wanted = [...executable.program.inputs.keys()];
-    const inputs = Object.fromEntries(
-      wanted.map((name) => [
-        name,
-        name === "noise"
-          ? neftuneNoise(batch, model.config.hiddenSize, neftuneNoiseAlpha!, seed)
-          : all[name as keyof typeof all],
-      ]),
-    );
-    return executable.execute(inputs);
+    const valueOf = (name: string): Float32Array | Int32Array | Uint32Array => {
+      if (name === "noise") return neftuneNoise(batch, model.config.hiddenSize, neftuneNoiseAlpha!, seed);
+      if (name.startsWith(INPUT_PREFIX)) return batch.inputs![name.slice(INPUT_PREFIX.length)]!.data;
+      return all[name as keyof typeof all];
+    };
+    return Object.fromEntries(wanted.map((name) => [name, valueOf(name)]));
   }
 
-  private batchExecutable(mode: BatchMode, tokens: number): Executable {
-    return this.executable(`${mode}:${tokens}`, () => planBatch(this.options, mode, tokens));
+  private batchExecutable(mode: BatchMode, shape: BatchShape): Executable {
+    return this.executable(`${mode}:${shapeKey(shape)}`, () => planBatch(this.options, mode, shape));
   }
 
   private executable(key: string, plan: () => Program): Executable {

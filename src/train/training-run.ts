@@ -1,6 +1,6 @@
 import { existsSync } from "node:fs";
 import { basename, join } from "node:path";
-import type { Batch } from "../data/collate.ts";
+import { type Batch, batchWeight } from "../data/collate.ts";
 import { numel } from "../graph/types.ts";
 import type { LearningRate } from "../optim/learning-rate.ts";
 import { OptionError } from "../util/options.ts";
@@ -84,7 +84,8 @@ export class TrainingRun {
     };
     const stops = (): boolean => control.shouldEpochStop || control.shouldTrainingStop;
     if (state.globalStep < state.maxSteps) {
-      for await (const window of windows(options.train.batches(epoch, args.perDeviceTrainBatchSize), cut)) {
+      const batchSize = args.perDeviceTrainBatchSize;
+      for await (const window of windows(options.train, { epoch, batchSize, ...cut })) {
         await this.step(window);
         if (interrupt.requested) await this.interrupted();
         if (stops() || state.globalStep >= state.maxSteps) break;
@@ -101,12 +102,12 @@ export class TrainingRun {
     const { args, state, control, steps, runner, optimizer } = trainer;
     control.shouldLog = control.shouldEvaluate = control.shouldSave = false;
     await trainer.emit("onStepBegin");
-    const targets = window.reduce((sum, batch) => sum + batch.numTargets, 0);
+    const weight = window.reduce((sum, batch) => sum + batchWeight(batch), 0);
     for (const [index, batch] of window.entries()) {
       // Every microbatch has a number of its own, also when an epoch's last window is short.
       const draw = state.globalStep * args.gradientAccumulationSteps + index;
       const seed = Uint32Array.of(args.seed % 2 ** 32, draw);
-      lossLog.add(await runner.train(batch, targets > 0 ? 1 / targets : 0, seed));
+      lossLog.add(await runner.train(batch, weight > 0 ? 1 / weight : 0, seed));
       state.numInputTokensSeen += batch.numTokens;
       state.totalFlos += this.flopsPerToken * batch.numTokens;
       if (index + 1 < window.length) await trainer.emit("onSubstepEnd");
@@ -179,6 +180,7 @@ export class TrainingRun {
       log: this.lossLog,
       position: this.position,
       course: this.course(),
+      source: trainer.options.train,
       saveModel: (partial) => trainer.saveModel(partial),
     });
     this.savedStep = state.globalStep;
@@ -197,6 +199,7 @@ export class TrainingRun {
       optimizer,
       learningRate: this.rate,
       log: this.lossLog,
+      source: options.train,
       loadModel: (dir) => options.model.load(dir),
     });
     const { callbacks: states, ...rest } = saved;

@@ -5,7 +5,7 @@ import { test } from "node:test";
 import type { Batch } from "../data/collate.ts";
 import { binary, scale, unary } from "../ops/elementwise.ts";
 import { sum } from "../ops/reduce.ts";
-import { windows } from "./batches.ts";
+import { type BatchSource, windows } from "./batches.ts";
 import { EarlyStoppingCallback } from "./early-stopping.ts";
 import {
   inFolder,
@@ -228,9 +228,11 @@ test("settings that contradict the data are refused at once", async () => {
 
 test("windows cut an epoch, leave out what was done and what comes after its end", async () => {
   const batches = Array.from({ length: 7 }, (_, i) => ({ numTokens: i }) as Batch);
-  const cut = async (size: number, microbatches: number, skip: number): Promise<number[][]> => {
+  const cut = async (size: number, microbatches: number, skip: number, seeks = false): Promise<number[][]> => {
     const found: number[][] = [];
-    for await (const window of windows(batches, { size, microbatches, skip })) {
+    const all: BatchSource = { length: 7, seeks, batches: (_epoch, _size, at) => batches.slice(seeks ? at : 0) };
+    const options = { epoch: 0, batchSize: 1, size, microbatches, skip };
+    for await (const window of windows(all, options)) {
       found.push(window.map(({ numTokens }) => numTokens));
     }
     return found;
@@ -240,4 +242,5 @@ test("windows cut an epoch, leave out what was done and what comes after its end
   assert.deepEqual(await cut(2, 5, 2), [[2, 3], [4]]);
   assert.deepEqual(await cut(2, 7, 7), []);
   assert.deepEqual(await cut(2, 9, 4), [[4, 5], [6]]);
+  assert.deepEqual(await cut(2, 5, 2, true), [[2, 3], [4]]);
 });

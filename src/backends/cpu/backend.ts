@@ -2,6 +2,7 @@ import type { Node } from "../../graph/graph.ts";
 import type { Program } from "../../graph/program.ts";
 import type { Rates } from "../../graph/remat.ts";
 import { type DType, GraphError, numel, type Shape } from "../../graph/types.ts";
+import { quantizeInt8Pieces } from "../../quant/int8.ts";
 import { nestAbsmax } from "../../quant/nf4.ts";
 import type { Backend, BackendMemory, DeviceTensor, Executable, TensorOptions, TensorRole } from "../backend.ts";
 import { type Arena, CpuExecutable, workspaceOf } from "./executable.ts";
@@ -46,7 +47,12 @@ export class CpuBackend implements Backend {
     read: (target: Uint8Array, offset: number) => void,
   ): void {
     if (!(tensor instanceof CpuTensor) || !tensor.quantization)
-      throw new GraphError(`${tensor.name} is not an NF4 tensor`);
+      throw new GraphError(`${tensor.name} is not a quantised tensor`);
+    if (tensor.dtype === "int8") {
+      const write = (part: "data" | "absmax", bytes: Uint8Array, offset: number) =>
+        tensor.write(bytes, { part, offset });
+      return quantizeInt8Pieces(numel(tensor.shape), dtype, read, write);
+    }
     const { blockSize, doubleQuant } = tensor.quantization;
     const count = numel(tensor.shape);
     const size = dtype === "f32" ? 4 : 2;

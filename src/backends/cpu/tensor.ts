@@ -6,6 +6,7 @@ import { type Address, type CpuRuntime, type KernelArgument, MAX_VIEW_BYTES } fr
 const WEIGHT_TYPES: Partial<Record<DType, number>> = { f32: 0, bf16: 1, f16: 2 };
 const NF4 = 3;
 const NF4_DOUBLE = 4;
+const INT8 = 5;
 
 /** A tensor in a CPU runtime's memory: one allocation a part. */
 export class CpuTensor implements DeviceTensor {
@@ -65,7 +66,8 @@ export class CpuTensor implements DeviceTensor {
       return [type, this.address(), 0, 0, 0, 0, 64];
     }
     const { blockSize, doubleQuant } = this.quantization;
-    if (!doubleQuant) return [NF4, this.address(), this.address("absmax"), 0, 0, 0, blockSize];
+    if (!doubleQuant)
+      return [this.dtype === "int8" ? INT8 : NF4, this.address(), this.address("absmax"), 0, 0, 0, blockSize];
     const scales = [this.address("absmax"), this.address("nested"), this.address("map")];
     return [NF4_DOUBLE, this.address(), ...scales, this.nestedOffset, blockSize];
   }

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { Graph } from "../../../graph/graph.ts";
+import { Graph, type Value } from "../../../graph/graph.ts";
 import { plan } from "../../../graph/plan.ts";
 import { linearLogProbs, logProbs } from "../../../ops/log-probs.ts";
 import { randomFloats, relativeError, runtimes } from "../../../testing/kernels.ts";
@@ -40,7 +40,7 @@ for (const [name, runtime] of await runtimes()) {
       for (const [key, value] of outputs) graph.output(key, value);
       const expected = interpret(
         graph,
-        new Map([
+        new Map<Value, ArrayLike<number>>([
           [h, given.h],
           [w, given.w],
           [logits, given.logits],
