@@ -1,11 +1,27 @@
 import type { DeviceTensor } from "../backends/backend.ts";
 
-/** The low-rank update of one linear module: y += scale·(dropout(x)·Aᵀ)·Bᵀ with A [r, in] and B [out, r], both f32. */
+/**
+ * The low-rank update of one linear module: y += scale·(dropout(x)·Aᵀ)·Bᵀ with A [r, in] and B [out, r], both f32; with
+ * `e`, A's rows are multiplied by it first; with `dora`, the sum with the base weight is normalised (models/lora.ts).
+ */
 export interface LoraPair {
   readonly a: DeviceTensor;
   readonly b: DeviceTensor;
   readonly scale: number;
   readonly dropout: number;
+  /** AdaLoRA's singular values, f32[r]. */
+  readonly e?: DeviceTensor | undefined;
+  readonly dora?: DoraTensors | undefined;
+}
+
+/** What DoRA has beside A and B. `out` is the length of the module's output: hidden size for an embedding. */
+export interface DoraTensors {
+  /** Trained, f32[out]. */
+  readonly magnitude: DeviceTensor;
+  /** Squared lengths of the frozen weight's vectors that `magnitude` goes with, f32[out]. */
+  readonly squares: DeviceTensor;
+  /** f32[r, r]. */
+  readonly identity: DeviceTensor;
 }
 
 /** What a model asks of an adapter while it is traced. peft/ implements it. */
