@@ -25,6 +25,7 @@ enum WeightType : int64_t {
   W_F16 = 2,
   W_NF4 = 3,     // two codes a byte, high nibble first; absmax: f32 per block of `block` elements of the flat array
   W_NF4_DQ = 4,  // absmax: u8 per block; value = map[absmax[b]] * nested[b / 256] + offset
+  W_INT8 = 5,    // a signed code a byte; absmax: f32 scale per block of `block` elements; value = code * absmax[b]
 };
 
 // A weight occupies WEIGHT_WORDS consecutive arguments: type, data, absmax, nested, map, offset (double), block.

@@ -7,7 +7,7 @@ import type { DType, FloatDType, Shape, Tensor } from "../graph/types.ts";
 /** What a persistent tensor's memory is counted under. */
 export type TensorRole = "weight" | "adapter" | "gradient" | "optimizer" | "cache" | "constant";
 
-/** The arrays a tensor is made of: `data` for all; the others hold the scales of an NF4 weight (see quant/). */
+/** The arrays a tensor is made of: `data` for all; the others hold the scales of a quantised weight (see quant/). */
 export type PartName = "data" | "absmax" | "nested" | "map";
 
 export interface TensorOptions {
@@ -21,7 +21,7 @@ export interface TensorOptions {
 /** A tensor in a backend's memory. */
 export interface DeviceTensor extends Tensor {
   readonly role: TensorRole;
-  /** NF4 only. */
+  /** NF4 and int8 only. */
   readonly quantization: { readonly blockSize: number; readonly doubleQuant: boolean } | null;
   /** Bytes of each part. */
   readonly parts: ReadonlyMap<PartName, number>;
@@ -74,7 +74,7 @@ export interface Backend {
   readonly workspaceOf: WorkspaceOf;
   createTensor(name: string, dtype: DType, shape: Shape, options: TensorOptions): DeviceTensor;
   /**
-   * Fill an NF4 tensor from a dense source of `dtype`, a piece at a time: `read` copies source bytes from an offset into
+   * Fill an NF4 or int8 tensor from a dense source of `dtype`, a piece at a time: `read` copies source bytes from an offset into
    * the target. Never holds more than a few MiB of the source.
    */
   quantize(

@@ -1,5 +1,5 @@
-/** Storage types. `nf4` is a frozen 4-bit weight with its scales (see quant/); everything else is a plain array. */
-export type DType = "f32" | "bf16" | "f16" | "i32" | "u32" | "u8" | "nf4";
+/** Storage types. `nf4` and `int8` are frozen quantised weights with their scales (see quant/); everything else is a plain array. */
+export type DType = "f32" | "bf16" | "f16" | "i32" | "u32" | "u8" | "int8" | "nf4";
 
 /** What activations are computed in. */
 export type FloatDType = "f32" | "bf16" | "f16";
@@ -16,6 +16,7 @@ export const DTYPE_BYTES: Readonly<Record<DType, number>> = {
   i32: 4,
   u32: 4,
   u8: 1,
+  int8: 1,
   nf4: 0.5,
 };
 

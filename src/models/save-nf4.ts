@@ -39,10 +39,10 @@ function bytesOf(array: Float32Array): Uint8Array {
 export function quantizationConfig(model: CausalLM, dtype: DTypeName, loaded: unknown): Record<string, unknown> | null {
   const linears = parameterSpecs(model.config).filter(({ kind }) => kind === "linear" || kind === "head");
   const tensors = linears.map(({ name }) => model.parameter(name));
-  const quantized = tensors.filter((tensor) => tensor.quantization);
+  const quantized = tensors.filter((tensor) => tensor.dtype === "nf4");
   if (quantized.length === 0) return null;
   // null: all but the head. With others left dense the list has to name every one.
-  const plain = tensors.filter((tensor) => !tensor.quantization).map((tensor) => tensor.name.replace(/\.weight$/, ""));
+  const plain = tensors.filter((tensor) => tensor.dtype !== "nf4").map((tensor) => tensor.name.replace(/\.weight$/, ""));
   const others = plain.some((module) => module !== "lm_head");
   return {
     _load_in_4bit: true,

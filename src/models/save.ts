@@ -15,7 +15,7 @@ import { nf4Tensors, quantizationConfig } from "./save-nf4.ts";
 export interface SaveModelOptions {
   /** Bytes of tensors in one file. Default 5 GB, as Hugging Face. */
   readonly maxShardBytes?: number;
-  /** Type to save in; the model's own (that of its embedding) when left out. NF4 weights stay NF4. */
+  /** Type to save in; the model's own (that of its embedding) when left out. NF4 weights stay NF4; 8-bit ones are decoded. */
   readonly dtype?: DTypeName | null;
   /** Contents of generation_config.json; what was loaded with the model when left out, null: none. */
   readonly generationConfig?: Readonly<Record<string, unknown>> | null;
@@ -66,6 +66,8 @@ function* tensorsOf(model: CausalLM, dtype: DenseDType): Generator<TensorToWrite
     if (isDense(tensor.dtype)) {
       const data = densePieces(tensor, tensor.dtype, dtype);
       yield { name, dtype: SAFETENSORS[dtype], shape: tensor.shape, data };
+    } else if (tensor.dtype === "int8") {
+      yield { name, dtype: SAFETENSORS[dtype], shape: tensor.shape, data: decodedPieces(model, tensor, dtype) };
     } else yield* nf4Tensors(tensor, dtypeName(dtype));
   }
 }
@@ -76,6 +78,15 @@ async function* densePieces(tensor: DeviceTensor, from: DenseDType, to: DenseDTy
   const step = PIECE * DTYPE_BYTES[from];
   for (let at = 0; at < bytes.byteLength; at += step) {
     yield convertDense(bytes.subarray(at, at + step), from, to, tensor.name);
+  }
+}
+
+/** An 8-bit weight's numbers: no other library reads its codes. */
+async function* decodedPieces(model: CausalLM, tensor: DeviceTensor, to: DenseDType): AsyncGenerator<Uint8Array> {
+  const values = await model.backend.dequantize(tensor);
+  for (let at = 0; at < values.length; at += PIECE) {
+    const piece = values.subarray(at, at + PIECE);
+    yield convertDense(new Uint8Array(piece.buffer, piece.byteOffset, piece.byteLength), "f32", to, tensor.name);
   }
 }
 

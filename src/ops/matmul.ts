@@ -124,6 +124,7 @@ function foldSecondProduct(node: Node, uses: (value: Value) => number): FusedNod
   if (
     Math.min(k, kInner) > MAX_FOLDED_DEPTH ||
     side.inputs[1]!.dtype === "nf4" ||
+    side.inputs[1]!.dtype === "int8" ||
     side.inputs[0]!.dtype !== main.inputs[0]!.dtype
   )
     return null;

@@ -155,8 +155,8 @@ function* baseWeights(
     const targeted = targets.some(({ path }) => `${path}.weight` === parameter);
     const tensor =
       overrides.get(parameter) ?? (targeted && saveEmbeddingLayers ? baseParameter(model, parameter) : null);
-    // PEFT could not load a weight in 4 bits from here; the base model's own is the same.
-    if (!tensor || tensor.dtype === "nf4") continue;
+    // PEFT could not load a quantised weight from here; the base model's own is the same.
+    if (!tensor || tensor.quantization) continue;
     const [wrapped, plain] = baseWeightNames(parameter);
     yield tensorToWrite(targeted ? wrapped : plain, tensor);
   }

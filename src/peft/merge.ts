@@ -64,7 +64,7 @@ export async function mergeLora(
   try {
     for (const job of jobs) {
       const old = model.parameters.get(job.parameter);
-      if (old && old.dtype !== "nf4") {
+      if (old && !old.quantization) {
         const original = keepOriginals ? await old.read() : null;
         if (original) undos.push(() => old.write(original));
         await runJob(adapter, job, old, runner);

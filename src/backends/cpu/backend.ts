@@ -51,7 +51,8 @@ export class CpuBackend implements Backend {
     if (tensor.dtype === "int8") {
       const write = (part: "data" | "absmax", bytes: Uint8Array, offset: number) =>
         tensor.write(bytes, { part, offset });
-      return quantizeInt8Pieces(numel(tensor.shape), dtype, read, write);
+      quantizeInt8Pieces(numel(tensor.shape), dtype, read, write);
+      return;
     }
     const { blockSize, doubleQuant } = tensor.quantization;
     const count = numel(tensor.shape);

@@ -2,25 +2,30 @@ import type { Node } from "../../graph/graph.ts";
 import type { Program } from "../../graph/program.ts";
 import type { Rates } from "../../graph/remat.ts";
 import { type DType, type FloatDType, GraphError, isFloat, numel, type Shape } from "../../graph/types.ts";
+import { quantizeInt8Pieces } from "../../quant/int8.ts";
 import { nestAbsmax } from "../../quant/nf4.ts";
 import type { Backend, BackendMemory, DeviceTensor, Executable, TensorOptions, TensorRole } from "../backend.ts";
 import { Arena } from "./arena.ts";
 import { CudaDevice, type Launch } from "./device.ts";
 import { CudaExecutable, workspaceOf } from "./executable.ts";
 import { cType, long, pointer } from "./kernels.ts";
-import { decodeNf4 } from "./lowering.ts";
+import { decodeQuantized } from "./lowering.ts";
 import { CudaTensor } from "./tensor.ts";
 
 /** Source elements quantised at a time: a multiple of every block size. */
 const QUANTIZE_PIECE = 2 ** 22;
 /** First compute capability with bf16 arithmetic (Ampere). */
 const BF16_CAPABILITY = 80;
+/** First with e4m3 arithmetic (Ada). */
+const FP8_CAPABILITY = 89;
 
 export interface CudaOptions {
   /** Which GPU, counted as the driver shows them. Default 0. */
   readonly device?: number;
-  /** Type of activations: bf16 where the card has it, else f32. */
+  /** Type of activations: bf16 where the card has it, else f16. */
   readonly computeDtype?: FloatDType;
+  /** Multiply frozen weights in e4m3 with scales a row. Needs compute capability 8.9. Default false. */
+  readonly fp8?: boolean;
 }
 
 /** One NVIDIA GPU: tensors in its memory, one arena for the activations of whatever program runs, programs as CUDA graphs. */
@@ -28,6 +33,7 @@ export class CudaBackend implements Backend {
   readonly name = "cuda";
   readonly description: string;
   readonly computeDtype: FloatDType;
+  readonly fp8: boolean;
   readonly device: CudaDevice;
   poison = false;
   // What counts is the ratio of arithmetic to traffic, and of both to the bus; an H100's.
@@ -35,16 +41,21 @@ export class CudaBackend implements Backend {
   private readonly tensors = new Set<CudaTensor>();
   private readonly arena: Arena;
 
-  /** Throws CudaUnavailableError, RangeError. */
-  constructor(options: CudaOptions = {}) {
-    this.device = new CudaDevice(options.device ?? 0);
+  /** On `device`, or the one of the options. Throws CudaUnavailableError, RangeError. */
+  constructor(options: CudaOptions = {}, device: CudaDevice = new CudaDevice(options.device ?? 0)) {
+    this.device = device;
+    this.fp8 = options.fp8 ?? false;
     const { name, computeCapability, bytes } = this.device.info;
-    const supported: FloatDType = computeCapability >= BF16_CAPABILITY ? "bf16" : "f32";
-    this.computeDtype = options.computeDtype ?? supported;
-    if (this.computeDtype !== "f32" && this.computeDtype !== supported) {
+    const hasBf16 = computeCapability >= BF16_CAPABILITY;
+    this.computeDtype = options.computeDtype ?? (hasBf16 ? "bf16" : "f16");
+    if (this.computeDtype === "bf16" && !hasBf16) {
+      this.device.dispose();
+      throw new RangeError(`${name} has no bfloat16, which needs compute capability 8.0: use float16 or float32`);
+    }
+    if (this.fp8 && (computeCapability < FP8_CAPABILITY || this.computeDtype !== "bf16")) {
       this.device.dispose();
       throw new RangeError(
-        `${name} computes in f32${supported === "bf16" ? " or bf16" : ""}, not ${this.computeDtype}`,
+        `fp8 needs compute capability 8.9 and bfloat16 activations; ${name} has ${computeCapability / 10}, computing in ${this.computeDtype}`,
       );
     }
     this.arena = new Arena(this.device);
@@ -66,7 +77,13 @@ export class CudaBackend implements Backend {
     read: (target: Uint8Array, offset: number) => void,
   ): void {
     if (!(tensor instanceof CudaTensor) || !tensor.quantization)
-      throw new GraphError(`${tensor.name} is not an NF4 tensor`);
+      throw new GraphError(`${tensor.name} is not a quantised tensor`);
+    if (tensor.dtype === "int8") {
+      const write = (part: "data" | "absmax", bytes: Uint8Array, offset: number) =>
+        tensor.write(bytes, { part, offset });
+      quantizeInt8Pieces(numel(tensor.shape), dtype, read, write);
+      return;
+    }
     const { blockSize, doubleQuant } = tensor.quantization;
     const { device } = this;
     const count = numel(tensor.shape);
@@ -116,7 +133,7 @@ export class CudaBackend implements Backend {
       if (tensor.dtype === "f32") return new Float32Array(device.download(tensor.address(), 4 * count).buffer);
       const out = device.alloc(4 * count);
       try {
-        if (tensor.quantization) decodeNf4({ launch: (launch) => this.launch(launch) }, tensor, "f32", out);
+        if (tensor.quantization) decodeQuantized({ launch: (launch) => this.launch(launch) }, tensor, "f32", out);
         else {
           if (!isFloat(tensor.dtype)) throw new GraphError(`${tensor.name} of type ${tensor.dtype} is not a weight`);
           this.launch({

@@ -22,9 +22,15 @@ export interface Lowering {
   ): void;
   copy(target: DevicePointer, source: DevicePointer, bytes: number): void;
   clear(target: DevicePointer, bytes: number): void;
-  /** Copies to and from host memory that activations are offloaded to. */
+  /**
+   * Work of a size that the host knows when a run starts: `emit` is given the number of labels that are not negative,
+   * rounded up to `step`. It may be called often, with any scratch taken before.
+   */
+  sized(labels: Value, step: number, emit: (labelled: number) => void): void;
+  /** Copies to and from host memory that activations are offloaded to, beside other work until `wait`. */
   offload(node: Node): void;
   fetch(node: Node): void;
+  wait(node: Node): void;
 }
 
 export type Lower = (node: Node, to: Lowering) => void;
@@ -66,7 +72,7 @@ export function dense(to: Lowering, value: Value, dtype: FloatDType): DevicePoin
   if (value.dtype === dtype) return to.address(value);
   const n = size(value);
   const out = to.scratch(n * (dtype === "f32" ? 4 : 2));
-  if (value.dtype === "nf4") decodeNf4(to, to.tensor(value), dtype, out);
+  if (value.dtype === "nf4" || value.dtype === "int8") decodeQuantized(to, to.tensor(value), dtype, out);
   else {
     const defines = { T: cType(dtype), A: cType(floatOf(value)), B: "float", Y: cType(dtype) };
     spread(to, "elementwise", defines, "cast", n, [long(n), pointer(to.address(value)), pointer(out)]);
@@ -75,6 +81,37 @@ export function dense(to: Lowering, value: Value, dtype: FloatDType): DevicePoin
 }
 
 const DECODED_PER_BLOCK = 256 * 4 * 8;
+
+/** Decode a whole quantised weight, row after row or into rows of `pitch` elements. */
+export function decodeQuantized(
+  to: Pick<Lowering, "launch">,
+  tensor: CudaTensor,
+  dtype: FloatDType,
+  out: DevicePointer,
+  pitch = 0,
+): void {
+  if (tensor.dtype === "nf4") {
+    decodeNf4(to, tensor, dtype, out, pitch);
+    return;
+  }
+  const n = numel(tensor.shape);
+  to.launch({
+    file: "int8",
+    defines: { T: cType(dtype), PITCHED: pitch > 0 ? 1 : 0 },
+    kernel: "int8_decode",
+    grid: [Math.ceil(n / DECODED_PER_BLOCK)],
+    threads: THREADS,
+    args: [
+      long(n),
+      pointer(tensor.address()),
+      pointer(tensor.address("absmax")),
+      int(Math.log2(tensor.quantization!.blockSize)),
+      int(tensor.shape[tensor.shape.length - 1]!),
+      int(pitch),
+      pointer(out),
+    ],
+  });
+}
 
 /** Decode a whole 4-bit weight, row after row or into rows of `pitch` elements. */
 export function decodeNf4(

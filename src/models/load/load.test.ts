@@ -1,8 +1,10 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
 import { test } from "node:test";
-import { fixtures } from "../../formats/files.test.support.ts";
+import { fixtures, temporaryFolder } from "../../formats/files.test.support.ts";
 import { openSafetensors } from "../../formats/safetensors.ts";
+import { dequantizeInt8, quantizeInt8 } from "../../quant/int8.ts";
+import { saveModel } from "../save.ts";
 import {
   changedModel,
   FAMILY_FIXTURES,
@@ -70,6 +72,30 @@ test("dtype converts matrices and leaves norms and biases in float32", async (t)
       }
     }
   }
+});
+
+test("loadIn8bit keeps linear layers in 8 bits, and saving gives their numbers", async (t) => {
+  const path = familyModel("llama_bf16_sharded");
+  const backend = await testBackend(t);
+  using model = await loadModel({ path, backend, loadIn8bit: true });
+  const expected = readTensors(path);
+  for (const [name, tensor] of model.parameters) {
+    const linear = /_proj\.weight$/.test(name);
+    assert.equal(tensor.dtype === "int8", linear, name);
+    if (!linear) continue;
+    const { codes, scales } = quantizeInt8(floats(expected.get(name)!));
+    assert.deepEqual(await backend.dequantize(tensor), dequantizeInt8(codes, scales), name);
+  }
+  const folder = temporaryFolder(t);
+  await saveModel(model, folder, { dtype: "float32" });
+  using again = await loadModel({ path: folder, backend });
+  const name = "model.layers.0.mlp.up_proj.weight";
+  assert.deepEqual(
+    await backend.dequantize(again.parameter(name)),
+    await backend.dequantize(model.parameter(name)),
+    "written as plain numbers",
+  );
+  await assert.rejects(loadModel({ path, backend, loadIn8bit: true, loadIn4bit: true }), /contradict each other/);
 });
 
 test("fullFinetuning keeps everything in float32", async (t) => {

@@ -17,7 +17,7 @@ export interface LoadModelOptions extends StorageOptions, FillOptions {
   readonly backend: Backend;
   /** What adapters trained on it name as their base; the path when left out. */
   readonly nameOrPath?: string;
-  /** Bytes the weights may take; on the CPU, when left out, what this process can still have. */
+  /** Bytes the weights may take; what is free, when left out. */
   readonly maxMemory?: number;
 }
 
@@ -34,8 +34,7 @@ export async function loadModel(options: LoadModelOptions): Promise<CausalLM> {
   using source = openModel(path);
   const { weights, warnings } = matchWeights(source);
   const stored = planStorage(weights, options);
-  // Other backends report what they lack when they allocate; only the CPU's memory can be asked for here.
-  const available = options.maxMemory ?? (backend.name === "cpu" ? availableMemory() : Number.POSITIVE_INFINITY);
+  const available = options.maxMemory ?? backend.freeMemory?.() ?? availableMemory();
   checkMemory(path, stored, options, available);
   return new CausalLM({
     backend,

@@ -43,7 +43,7 @@ export async function createRandomModel(options: RandomModelOptions): Promise<Ca
   }));
   const storage = { ...options, dtype: options.dtype ?? "float32" } as const;
   const stored = planStorage(weights, storage);
-  const available = options.maxMemory ?? (backend.name === "cpu" ? availableMemory() : Number.POSITIVE_INFINITY);
+  const available = options.maxMemory ?? backend.freeMemory?.() ?? availableMemory();
   checkMemory("a new model", stored, storage, available);
   return new CausalLM({
     backend,

@@ -1,3 +1,4 @@
+import { tensorLayout } from "../../backends/tensor-layout.ts";
 import { type DType, denseBytes, numel, type Shape } from "../../graph/types.ts";
 import { NESTED_BLOCK_SIZE, NF4_BLOCK_SIZES, NF4_DEFAULT_BLOCK_SIZE } from "../../quant/nf4.ts";
 import { ConfigError } from "../config.ts";
@@ -17,6 +18,8 @@ export interface QuantizationOptions {
 export interface StorageOptions {
   /** Linear weights in NF4. */
   readonly loadIn4bit?: boolean;
+  /** Linear weights in 8 bits (quant/int8.ts). */
+  readonly loadIn8bit?: boolean;
   /** Type of all other matrices; null or left out: the file's own, and bfloat16 where that is block-quantised. */
   readonly dtype?: DTypeName | null;
   /** Everything is trained, and kept in float32 for it. */
@@ -27,23 +30,27 @@ export interface StorageOptions {
 /** A parameter, where its numbers are, and what it becomes in memory. */
 export interface StoredParameter extends MatchedWeight {
   readonly dtype: DType;
-  /** Of an NF4 parameter. */
+  /** Of an NF4 or 8-bit parameter. */
   readonly quantization: { readonly blockSize: number; readonly doubleQuant: boolean } | null;
   /** Bytes in memory, scales included. */
   readonly bytes: number;
 }
 
 /**
- * Decide every parameter's storage: linear weights NF4 with loadIn4bit, norms and biases always f32, other matrices in
+ * Decide every parameter's storage: linear weights NF4 with loadIn4bit, 8 bits with loadIn8bit, norms and biases always f32, other matrices in
  * `dtype` or as the file has them. Weights the file has in NF4 stay as they are, and so do the ones beside them that its
  * maker chose not to quantise. Throws ConfigError for options that contradict one another or the file.
  */
 export function planStorage(weights: readonly MatchedWeight[], options: StorageOptions): StoredParameter[] {
-  const { loadIn4bit = false, fullFinetuning = false } = options;
+  const { loadIn4bit = false, loadIn8bit = false, fullFinetuning = false } = options;
   const dtype = options.dtype ? storageOf(options.dtype) : null;
   const quantization = quantizationOf(options.quantization ?? {});
   if (fullFinetuning && loadIn4bit) {
     throw new ConfigError("fullFinetuning cannot train weights in 4 bits: leave loadIn4bit out, or train an adapter");
+  }
+  if (loadIn8bit && (loadIn4bit || fullFinetuning)) {
+    const other = loadIn4bit ? "loadIn4bit" : "fullFinetuning";
+    throw new ConfigError(`loadIn8bit and ${other} contradict each other: give one of them`);
   }
   if (fullFinetuning && dtype && dtype !== "f32") {
     throw new ConfigError(
@@ -61,6 +68,7 @@ export function planStorage(weights: readonly MatchedWeight[], options: StorageO
       return nf4(matched, { blockSize, doubleQuant });
     }
     if (spec.kind === "linear" && loadIn4bit && !alreadyQuantized) return nf4(matched, quantization);
+    if (spec.kind === "linear" && loadIn8bit && !alreadyQuantized) return int8(matched);
     const own: DenseDType = weight.decoded ? "bf16" : weight.dtype;
     const kept = fullFinetuning || isVector(spec.kind) ? "f32" : (dtype ?? own);
     return { ...matched, dtype: kept, quantization: null, bytes: denseBytes(kept, spec.shape) };
@@ -75,6 +83,11 @@ function isVector(kind: ParameterKind): boolean {
 function nf4(matched: MatchedWeight, quantization: { blockSize: number; doubleQuant: boolean }): StoredParameter {
   const bytes = nf4Bytes(matched.spec.shape, quantization.blockSize, quantization.doubleQuant);
   return { ...matched, dtype: "nf4", quantization, bytes };
+}
+
+function int8(matched: MatchedWeight): StoredParameter {
+  const { quantization, bytes } = tensorLayout("int8", matched.spec.shape, { role: "weight" });
+  return { ...matched, dtype: "int8", quantization, bytes };
 }
 
 /** Bytes of an NF4 weight: half a byte an element, and the scales (f32, or 8 bits with scales of their own). */
