@@ -2,16 +2,16 @@ import { existsSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { z } from "zod";
 import type { Backend } from "../backends/backend.ts";
-import { openCpuBackend } from "../backends/cpu/backend.ts";
-import { cudaStatus, openCudaBackend } from "../backends/cuda/index.ts";
 import { openGguf } from "../formats/gguf.ts";
 import type { LoadProgress } from "../models/load/fill.ts";
 import { loadModel } from "../models/load/load.ts";
+import { weightOptions } from "../models/load/weight-options.ts";
 import type { CausalLM } from "../models/model.ts";
 import { type GetPeftModelOptions, getPeftModel, PeftModel } from "../peft/index.ts";
 import { tokenizerFromGguf } from "../tokenizer/gguf-tokenizer.ts";
 import { Tokenizer } from "../tokenizer/index.ts";
-import { OptionError, parseOptions } from "../util/options.ts";
+import { parseOptions } from "../util/options.ts";
+import { DEVICES, type DeviceOptions, openDevice, storedAs } from "./device.ts";
 import { isAdapterFolder, type LocateOptions, locateBase, locateModel } from "./locate.ts";
 
 const schema = z.strictObject({
@@ -22,16 +22,25 @@ const schema = z.strictObject({
   modelName: z.string().min(1),
   /** Longest sequence to train on. */
   maxSeqLength: z.number().int().positive().default(2048),
-  /** How weights that are not in 4 bits are kept; null: as the checkpoint has them. */
+  /**
+   * How weights that are not quantised are kept and, on a GPU, what activations are computed in. null: on a GPU bfloat16
+   * (float16 below compute capability 8.0), on a CPU as the checkpoint has them; a CPU always computes in float32.
+   */
   dtype: z.enum(["float32", "bfloat16", "float16"]).nullable().default(null),
-  /** Quantise linear layers to NF4 while loading. */
+  /** Quantise linear layers to NF4 while loading. Default true, unless another way to load is asked for. */
   loadIn4bit: z.boolean().optional(),
+  /** Quantise linear layers to 8 bits while loading. */
+  loadIn8bit: z.boolean().default(false),
+  /** Keep linear layers in 16 bits: the same as loadIn4bit: false. */
+  loadIn16bit: z.boolean().default(false),
   /** Train all weights (in float32) rather than an adapter. */
   fullFinetuning: z.boolean().default(false),
-  /** Where to compute. "cuda" needs an NVIDIA GPU (docs/cuda.md) and is new: not everything has been run on it. */
-  device: z.enum(["cpu", "cuda"]).default("cpu"),
-  /** Threads of the CPU backend; all when left out. */
+  /** Where to compute: "auto" is an NVIDIA GPU where one can be used (docs/cuda.md), else the CPU. */
+  device: z.enum(DEVICES).default("auto"),
+  /** Threads of the CPU; all when left out. With device "auto" they ask for the CPU. */
   threads: z.number().int().positive().optional(),
+  /** Multiply frozen linear layers in 8 bits (e4m3) on a GPU of compute capability 8.9 and up. */
+  fp8: z.boolean().default(false),
   /** Branch, tag or commit of a model of the hub. */
   revision: z.string().min(1).optional(),
   /** Access token for the hub; HF_TOKEN when left out, null: none. */
@@ -46,6 +55,7 @@ export interface FromPretrainedOptions extends z.input<typeof schema> {
   /** Where to put the model; a backend of its own on `device` when left out. */
   readonly backend?: Backend;
   readonly onProgress?: (progress: LoadProgress) => void;
+  readonly onDevice?: DeviceOptions["onDevice"];
   /** Told how far a download from the hub is; when left out, a line on stderr shows it. */
   readonly onDownload?: LocateOptions["onDownload"];
 }
@@ -89,38 +99,25 @@ export const FastLanguageModel = {
   },
 };
 
-/** Whether there is a GPU that trains in bfloat16 (compute capability 8.0 and up); a CPU computes in float32. */
-export function isBfloat16Supported(): boolean {
-  const { available, devices } = cudaStatus();
-  return available && devices.some(({ computeCapability }) => computeCapability >= 80);
-}
-
-async function openBackend(device: "cpu" | "cuda", threads: number | undefined): Promise<Backend> {
-  if (device === "cpu") return openCpuBackend({ threads });
-  if (threads !== undefined)
-    throw new OptionError('fromPretrained: threads is for the CPU; leave it out with device: "cuda"');
-  return openCudaBackend();
-}
-
 async function load(
   given: FromPretrainedOptions | Readonly<Record<string, unknown>>,
 ): Promise<Loaded<CausalLM | PeftModel>> {
-  const { backend: ownBackend, onProgress, onDownload, ...rest } = given as FromPretrainedOptions;
+  const { backend: ownBackend, onProgress, onDownload, onDevice, ...rest } = given as FromPretrainedOptions;
   const options = parseOptions("fromPretrained", schema, rest);
+  const weights = weightOptions("fromPretrained", options);
   const { revision, token, cacheDir, localFilesOnly: offline } = options;
   const hub = { revision, token, cacheDir, offline, onDownload };
   const located = await locateModel(options.modelName, hub);
   const adapter = isAdapterFolder(located.path) ? located.path : null;
   const base = adapter ? await locateBase(adapter, hub) : located;
-  const backend = ownBackend ?? (await openBackend(options.device, options.threads));
+  const backend = ownBackend ?? (await openDevice({ ...options, onDevice }));
   try {
     const model = await loadModel({
       path: base.path,
       nameOrPath: base.nameOrPath,
       backend,
-      dtype: options.dtype,
-      loadIn4bit: options.loadIn4bit ?? !options.fullFinetuning,
-      fullFinetuning: options.fullFinetuning,
+      dtype: storedAs(backend, options.dtype, weights),
+      ...weights,
       ...(onProgress && { onProgress }),
     });
     model.maxSeqLength = options.maxSeqLength;

@@ -7,16 +7,18 @@ import { seconds } from "../graph/remat.ts";
 import { MemoryPlanError, numel } from "../graph/types.ts";
 import { availableMemory } from "../models/load/available-memory.ts";
 import type { StorageOptions } from "../models/load/storage.ts";
+import { type WeightChoice, weightOptions } from "../models/load/weight-options.ts";
 import type { CausalLM } from "../models/model.ts";
 import { Optimizer } from "../optim/optimizer.ts";
 import { getPeftModel, type PeftModel } from "../peft/index.ts";
 import { StepRunner } from "../train/step.ts";
 import { asTrainable } from "../train/trainable.ts";
+import { type DeviceName, storedAs } from "./device.ts";
 import { type LocateOptions, locateModel } from "./locate.ts";
-import { openSketchBackend } from "./sketch-backend.ts";
+import { openSketchDevice } from "./sketch-device.ts";
 import { sketchModel } from "./sketch-model.ts";
 
-export interface PlanTrainingOptions extends Pick<StorageOptions, "dtype" | "loadIn4bit" | "fullFinetuning"> {
+export interface PlanTrainingOptions extends Pick<StorageOptions, "dtype">, WeightChoice {
   /** A model's folder, .gguf file, config.json, or id on the hub (of which only config.json is fetched). */
   readonly modelName: string;
   /** Tokens of a sequence. Default 2048, or the model's positions if these are fewer. */
@@ -27,7 +29,9 @@ export interface PlanTrainingOptions extends Pick<StorageOptions, "dtype" | "loa
   readonly lora?: Readonly<Record<string, unknown>> | undefined;
   /** AdamW's states in 8 bits. Default false. */
   readonly eightBit?: boolean | undefined;
-  /** Bytes there are; what this process can have when left out. */
+  /** As fromPretrained takes it; for "cuda" no GPU needs to be there when `memory` says how much it has. */
+  readonly device?: DeviceName | undefined;
+  /** Bytes there are; what this process can have, or the GPU has, when left out. */
   readonly memory?: number | undefined;
   /** CPU threads: kernels' workspaces depend on them. */
   readonly threads?: number | undefined;
@@ -86,17 +90,17 @@ export interface TrainingPlan {
  */
 export async function planTraining(options: PlanTrainingOptions): Promise<TrainingPlan> {
   const path = await configPath(options);
-  using backend = await openSketchBackend({ threads: options.threads });
-  const { dtype = null, fullFinetuning = false, loadIn4bit = !fullFinetuning } = options;
-  const lm = sketchModel(path, backend, { dtype, loadIn4bit, fullFinetuning });
-  const model = fullFinetuning ? lm : await getPeftModel(lm, options.lora);
-  const { memory = availableMemory() } = options;
-  if (backend.runtime.kind !== "wasm" || memory <= WASM_BYTES) return planModel(model, { ...options, memory });
-  const plan = planModel(model, { ...options, memory: WASM_BYTES });
-  return { ...plan, warnings: [...plan.warnings, "WebAssembly, which runs here, can use 4 GiB at most"] };
+  const weights = weightOptions("planTraining", options);
+  const { backend, memory, warnings } = await openSketchDevice(options, options.memory);
+  try {
+    const lm = sketchModel(path, backend, { dtype: storedAs(backend, options.dtype ?? null, weights), ...weights });
+    const model = weights.fullFinetuning ? lm : await getPeftModel(lm, options.lora);
+    const plan = planModel(model, { ...options, memory });
+    return { ...plan, warnings: [...plan.warnings, ...warnings] };
+  } finally {
+    backend.dispose();
+  }
 }
-
-const WASM_BYTES = 4 * 2 ** 30;
 
 /** The same for a model that is there, on a sketch backend or a real one. */
 export function planModel(model: PeftModel | CausalLM, options: Omit<PlanTrainingOptions, "modelName">): TrainingPlan {

@@ -1,11 +1,12 @@
+import { storedAs } from "../api/device.ts";
 import { loadTokenizer } from "../api/fast-language-model.ts";
 import { isAdapterFolder, locateBase, locateModel } from "../api/locate.ts";
 import { planStep } from "../api/plan-training.ts";
-import { openSketchBackend } from "../api/sketch-backend.ts";
+import { openSketchDevice } from "../api/sketch-device.ts";
 import { sketchModel } from "../api/sketch-model.ts";
 import { numel } from "../graph/types.ts";
 import { formatCount } from "../models/describe.ts";
-import { availableMemory } from "../models/load/available-memory.ts";
+import { weightOptions } from "../models/load/weight-options.ts";
 import { warmupSteps } from "../optim/schedule.ts";
 import { PeftModel } from "../peft/index.ts";
 import { TOKENIZER_FILES } from "../tokenizer/tokenizer-files.ts";
@@ -22,19 +23,20 @@ const FILES = ["config.json", "adapter_config.json", "adapter_model.safetensors"
 export async function dryRun(settings: TrainSettings, json: boolean): Promise<void> {
   const name = required(settings.model.model, "model", "PATH");
   const data = await loadData(settings);
-  const { revision, threads, fullFinetuning, dtype, loadIn4bit } = settings.model;
+  const { revision, dtype } = settings.model;
+  const weights = weightOptions("train", settings.model);
   const located = await locateModel(name, { revision, ...(!name.includes(":") && { allowPatterns: FILES }) });
   const adapter = isAdapterFolder(located.path) ? located.path : null;
   const path = adapter ? (await locateBase(adapter)).path : located.path;
-  using backend = await openSketchBackend({ threads });
-  const lm = sketchModel(path, backend, { dtype, fullFinetuning, loadIn4bit: loadIn4bit ?? !fullFinetuning });
+  const { backend: place, memory } = await openSketchDevice(settings.model);
+  using backend = place;
+  const lm = sketchModel(path, backend, { dtype: storedAs(backend, dtype, weights), ...weights });
   lm.maxSeqLength = (settings.sft.maxSeqLength as number | null | undefined) ?? 2048;
   const tokenizer = await loadTokenizer(path);
   const model = adapter
     ? await PeftModel.fromPretrained(lm, adapter, { isTrainable: true })
     : await adapt(lm, settings);
   using trainer = makeTrainer(settings, { model, tokenizer, ...data }, {});
-  const memory = availableMemory();
   const tokens = await largestMicrobatch(trainer, Number.POSITIVE_INFINITY);
   const { maxPositions } = trainer.options;
   const plan = { ...planStep(lm, trainer.optimizer, { tokens, maxPositions, memory }), memory };

@@ -1,6 +1,7 @@
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { z } from "zod";
+import { DEVICES } from "../api/device.ts";
 import { FastLanguageModel, loadTokenizer } from "../api/fast-language-model.ts";
 import { locateModel } from "../api/locate.ts";
 import type { LoadProgress } from "../models/load/fill.ts";
@@ -12,13 +13,20 @@ import { UsageError } from "./exit.ts";
 import { addSchemaFlags, kebab, optionKey, schemaValues } from "./flags.ts";
 import { formatBytes, note } from "./terminal.ts";
 
+/** Flags that say where to compute. */
+export const deviceShape = {
+  device: z.enum(DEVICES).default("auto").describe("where to compute; auto: a GPU where one can be used"),
+  threads: z.number().int().positive().optional().describe("CPU threads (default: all); they ask for the CPU"),
+};
+
 const modelSchema = z.strictObject({
   model: z.string().min(1).optional().describe("Hugging Face folder, .gguf file, adapter folder, or id on the hub"),
   adapter: z.string().min(1).optional().describe("LoRA adapter to put on the model: folder or hub id"),
   revision: z.string().min(1).optional().describe("branch, tag or commit of a model of the hub"),
-  loadIn4bit: z.boolean().default(false).describe("quantise the weights to NF4"),
+  loadIn4bit: z.boolean().optional().describe("quantise the weights to NF4"),
+  loadIn8bit: z.boolean().optional().describe("quantise the weights to 8 bits"),
+  ...deviceShape,
   dtype: z.enum(["float32", "bfloat16", "float16"]).optional().describe("how other weights are kept"),
-  threads: z.number().int().positive().optional().describe("CPU threads (default: all)"),
 });
 
 /** Flags that say which model to use. */
@@ -44,7 +52,9 @@ export async function loadFromFlags(flags: Readonly<Record<string, unknown>>): P
   if (name === undefined) throw new UsageError("give the model: --model PATH (or --adapter DIR, which names its own)");
   const { model: loaded, tokenizer } = await FastLanguageModel.fromPretrained({
     ...rest,
+    loadIn4bit: rest.loadIn4bit ?? false,
     modelName: name,
+    onDevice: note,
     onProgress: loadingLine(name),
   });
   const own = loaded instanceof PeftModel ? (loaded as PeftModel) : null;

@@ -42,10 +42,11 @@ async function runMerge(flags: Readonly<Record<string, unknown>> & { readonly ou
   await saveModel(merged, output);
   await tokenizer.savePretrained(output);
   note(`merged the updates of ${targets} modules`);
-  if (decoded > 0) note(`note: ${decoded} weights were 4-bit: merged onto their rounded numbers, they are 16-bit now`);
+  if (decoded > 0)
+    note(`note: ${decoded} weights were quantised: merged onto their rounded numbers, they are 16-bit now`);
   print(output);
 }
 
 function quantized({ parameters }: CausalLM): number {
-  return [...parameters.values()].filter(({ dtype }) => dtype === "nf4").length;
+  return [...parameters.values()].filter(({ quantization }) => quantization).length;
 }

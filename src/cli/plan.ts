@@ -23,6 +23,7 @@ export function planCommand(): CliCommand {
 Examples:
   unsloth plan --model Qwen/Qwen2.5-7B-Instruct --r 16 --max-seq-length 4096 --batch 2 --memory 24GB
   unsloth plan --model config.json --full-finetuning
+  unsloth plan --model Qwen/Qwen2.5-7B-Instruct --device cuda --memory 24GB
   unsloth plan config.yaml --svg memory.svg
 
 Exits with 1 when it does not fit.`,
@@ -62,8 +63,11 @@ export function planOptions({ model, lora, sft, args }: TrainSettings) {
   return {
     modelName: required(model.model, "model", "PATH"),
     dtype: model.dtype,
+    device: model.device,
     fullFinetuning: model.fullFinetuning,
-    loadIn4bit: model.loadIn4bit ?? !model.fullFinetuning,
+    loadIn4bit: model.loadIn4bit,
+    loadIn8bit: model.loadIn8bit,
+    loadIn16bit: model.loadIn16bit,
     threads: model.threads,
     lora,
     maxSeqLength: (sft.maxSeqLength as number | null | undefined) ?? undefined,

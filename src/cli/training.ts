@@ -29,7 +29,7 @@ export type TrainingMetrics = Readonly<Record<string, number>>;
 export async function runTraining(settings: TrainSettings, out: TrainingOutput): Promise<TrainingMetrics> {
   const name = required(settings.model.model, "model", "PATH");
   const data = await loadData(settings);
-  const { lm, model, tokenizer } = await loadForTraining(name, settings);
+  const { lm, model, tokenizer } = await loadForTraining(name, settings, out.note);
   try {
     out.note(`${name} on ${lm.backend.description}, weights ${formatBytes(lm.parameterBytes)}`);
     for (const warning of [...lm.warnings, ...("warnings" in model ? model.warnings : [])])
@@ -66,15 +66,24 @@ interface TrainingModel {
   readonly tokenizer: Tokenizer;
 }
 
-async function loadForTraining(name: string, { model, lora, sft }: TrainSettings): Promise<TrainingModel> {
-  const { revision, fullFinetuning, loadIn4bit, dtype, threads } = model;
+async function loadForTraining(
+  name: string,
+  { model, lora, sft }: TrainSettings,
+  onDevice: (line: string) => void,
+): Promise<TrainingModel> {
+  const { revision, fullFinetuning, loadIn4bit, loadIn8bit, loadIn16bit, dtype, device, fp8, threads } = model;
   const { model: loaded, tokenizer } = await FastLanguageModel.fromPretrained({
     modelName: name,
     fullFinetuning,
-    loadIn4bit: loadIn4bit ?? !fullFinetuning,
+    loadIn4bit,
+    loadIn8bit,
+    loadIn16bit,
     dtype,
+    device,
+    fp8,
     threads,
     revision,
+    onDevice,
     ...(typeof sft.maxSeqLength === "number" && { maxSeqLength: sft.maxSeqLength }),
     onProgress: loadingLine(name),
   });

@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { test } from "node:test";
 import { temporaryFolder } from "../../formats/files.test.support.ts";
 import { float, int, long, moduleSource, packArguments, pointer } from "./kernels.ts";
-import { CUBLASLT, DRIVER, loadLibrary, NVRTC } from "./library.ts";
+import { CUBLASLT, CUDNN, DRIVER, loadLibrary, NVRTC } from "./library.ts";
 import { compileCached } from "./nvrtc.ts";
 import { cudaStatus } from "./status.ts";
 
@@ -91,7 +91,11 @@ test("the status tells of every library, and never throws", () => {
   const { libraries, problems, available } = cudaStatus();
   assert.deepEqual(
     libraries.map(({ name }) => name),
-    [DRIVER, NVRTC, CUBLASLT].map(({ name }) => name),
+    [DRIVER, NVRTC, CUBLASLT, CUDNN].map(({ name }) => name),
+  );
+  assert.deepEqual(
+    libraries.filter(({ optional }) => optional).map(({ name }) => name),
+    [CUDNN.name],
   );
   assert.equal(available, problems.length === 0);
 });

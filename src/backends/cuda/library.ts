@@ -36,6 +36,14 @@ export const CUBLASLT: LibrarySpec = {
   remedy: "pip install nvidia-cublas-cu12 (or nvidia-cublas for CUDA 13), or install the CUDA toolkit",
 };
 
+/** Optional: attention that is faster than the kernels here. */
+export const CUDNN: LibrarySpec = {
+  name: "cuDNN",
+  files: ["libcudnn.so.9", "libcudnn.so"],
+  wheels: ["cudnn/lib"],
+  remedy: "pip install nvidia-cudnn-cu12 (or nvidia-cudnn-cu13)",
+};
+
 export interface LoadedLibrary {
   readonly handle: Handle;
   /** The path it was loaded from, or the bare name when the loader found it. */

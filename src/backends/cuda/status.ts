@@ -1,5 +1,5 @@
 import { type DeviceInfo, Driver } from "./driver.ts";
-import { CUBLASLT, DRIVER, type LibrarySpec, loadLibrary, NVRTC } from "./library.ts";
+import { CUBLASLT, CUDNN, DRIVER, type LibrarySpec, loadLibrary, NVRTC } from "./library.ts";
 
 /** What of CUDA this machine has. */
 export interface CudaStatus {
@@ -17,12 +17,23 @@ export interface LibraryStatus {
   readonly name: string;
   /** Where it was loaded from; null: not found. */
   readonly path: string | null;
+  /** What to do where it is not there. */
+  readonly remedy: string;
+  /** Without an optional one everything works, some of it slower. */
+  readonly optional: boolean;
 }
+
+/** Oldest cards the kernels are for (Volta). */
+export const OLDEST_CAPABILITY = 70;
+
+/** "8.0" of 80. */
+export const capabilityText = (capability: number): string => `${Math.floor(capability / 10)}.${capability % 10}`;
 
 /** Look for the driver, its devices and the libraries; never throws. */
 export function cudaStatus(): CudaStatus {
   const problems: string[] = [];
-  const libraries = [DRIVER, NVRTC, CUBLASLT].map((spec) => find(spec, problems));
+  const needed = [DRIVER, NVRTC, CUBLASLT].map((spec) => find(spec, problems));
+  const libraries = [...needed, find(CUDNN, null)];
   let driverVersion: string | null = null;
   let devices: DeviceInfo[] = [];
   if (libraries[0]!.path !== null) {
@@ -31,6 +42,7 @@ export function cudaStatus(): CudaStatus {
       driverVersion = `${Math.floor(driver.version / 1000)}.${(driver.version % 1000) / 10}`;
       devices = driver.devices();
       if (devices.length === 0) problems.push("the driver shows no GPU: check CUDA_VISIBLE_DEVICES");
+      else problems.push(...tooOld(devices[0]!));
     } catch (error) {
       problems.push(error instanceof Error ? error.message : String(error));
     }
@@ -38,11 +50,21 @@ export function cudaStatus(): CudaStatus {
   return { available: problems.length === 0, libraries, driverVersion, devices, problems };
 }
 
-function find(spec: LibrarySpec, problems: string[]): LibraryStatus {
+function tooOld({ name, computeCapability }: DeviceInfo): string[] {
+  if (computeCapability >= OLDEST_CAPABILITY) return [];
+  return [
+    `${name} has compute capability ${capabilityText(computeCapability)}; 7.0 (Volta) is the oldest supported: use the CPU`,
+  ];
+}
+
+/** Where a library is; what is missing goes to `problems`, unless it may be. */
+function find(spec: LibrarySpec, problems: string[] | null): LibraryStatus {
+  const { name, remedy } = spec;
+  const common = { name, remedy, optional: problems === null };
   try {
-    return { name: spec.name, path: loadLibrary(spec).path };
+    return { ...common, path: loadLibrary(spec).path };
   } catch (error) {
-    problems.push(error instanceof Error ? error.message : String(error));
-    return { name: spec.name, path: null };
+    problems?.push(error instanceof Error ? error.message : String(error));
+    return { ...common, path: null };
   }
 }

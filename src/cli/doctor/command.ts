@@ -54,7 +54,7 @@ export function reportLines(report: DoctorReport, failed: readonly CheckName[]):
     "",
   ];
   for (const check of report.checks) {
-    lines.push(`${check.ok ? "✅" : "❌"} ${check.text}`);
+    lines.push(`${check.ok ? "✅" : "❌"} ${check.text}`, ...(check.details ?? []).map((detail) => `     ${detail}`));
     // What broke everything is said once.
     if (check.reason && !lines.includes(`     reason: ${check.reason}`)) {
       lines.push(`     reason: ${check.reason}`, `     remedy: ${check.remedy}`);

@@ -3,11 +3,12 @@ import { test } from "node:test";
 import type { TensorOptions } from "../../backends/backend.ts";
 import { CpuBackend } from "../../backends/cpu/backend.ts";
 import { openRuntime } from "../../backends/cpu/index.ts";
+import type { CudaStatus } from "../../backends/cuda/index.ts";
 import type { DType, Shape } from "../../graph/types.ts";
 import { reportLines } from "./command.ts";
 import { findGpus } from "./gpu.ts";
 import { productError } from "./product.ts";
-import { type Check, type CheckName, type DoctorReport, examine } from "./report.ts";
+import { CHECKS, type Check, type CheckName, type DoctorReport, examine } from "./report.ts";
 
 const H100 = "NVIDIA H100 80GB HBM3, 81559, 81077, 550.54.15, 9.0\n";
 const BANNER = "| NVIDIA-SMI 550.54.15    Driver Version: 550.54.15    CUDA Version: 12.4     |";
@@ -33,17 +34,59 @@ test("why there is no GPU", async () => {
   assert.match((await findGpus(async () => "\n")).missing!, /no GPU/);
 });
 
-test("a machine with native kernels and a GPU: all works but CUDA, and it says so", async () => {
-  const report = await examine("1.2.3", { gpus: withGpu });
+/** A status as of a machine with one card. */
+function cudaOf(computeCapability: number, missing: readonly string[] = []): CudaStatus {
+  const libraries = ["CUDA driver", "NVRTC", "cuBLASLt", "cuDNN"].map((name) => ({
+    name,
+    path: missing.includes(name) ? null : `/lib/${name}.so`,
+    remedy: `install ${name}`,
+    optional: name === "cuDNN",
+  }));
+  const device = { id: 0, index: 0, name: "NVIDIA X", bytes: 80 * 2 ** 30, computeCapability };
+  const card = { ...device, multiprocessors: 100, sharedBytes: 2 ** 17, l2Bytes: 2 ** 25 };
+  const problems = libraries.filter(({ path, optional }) => path === null && !optional).map(({ name }) => `no ${name}`);
+  const driver = !missing.includes("CUDA driver");
+  return {
+    available: problems.length === 0,
+    libraries,
+    driverVersion: driver ? "13.0" : null,
+    devices: driver ? [card] : [],
+    problems,
+  };
+}
+
+test("a machine with native kernels and a GPU: all works, and where the libraries are", async () => {
+  const report = await examine("1.2.3", { gpus: withGpu, cuda: () => cudaOf(90) });
   assert.equal(report.ok, true);
-  for (const name of ["cpu", "memory", "native", "qlora", "bf16"] as const)
-    assert.equal(check(report, name).ok, true, name);
-  assert.match(check(report, "cuda").text, /CUDA 12\.4, driver 550\.54\.15: NVIDIA H100 80GB HBM3, 79\.6 GiB/);
-  assert.match(check(report, "cuda").reason!, /the CUDA backend is new/);
-  const lines = reportLines(report, ["cuda"]);
+  for (const name of CHECKS) assert.equal(check(report, name).ok, true, name);
+  assert.deepEqual(check(report, "cuda").details, [
+    "NVIDIA X, 80.0 GiB, compute capability 9.0, bfloat16, fp8",
+    "CUDA driver: /lib/CUDA driver.so",
+    "NVRTC: /lib/NVRTC.so",
+    "cuBLASLt: /lib/cuBLASLt.so",
+    "cuDNN: /lib/cuDNN.so",
+  ]);
+  const lines = reportLines(report, []);
   assert.equal(lines[0], "Unsloth successfully installed!");
   assert.match(lines[1]!, /^unsloth 1\.2\.3, Node\.js \d+/);
-  assert.equal(lines.at(-1), "❌ required, but not working: cuda");
+  assert.ok(lines.includes("✅ CUDA 13.0: 1 GPU") && lines.includes("     NVRTC: /lib/NVRTC.so"));
+});
+
+test("what of CUDA is missing is named with its remedy; cuDNN may be", async () => {
+  const cudaLines = async (missing: readonly string[], capability = 75) => {
+    const report = await examine("1.2.3", { gpus: withGpu, cuda: () => cudaOf(capability, missing) });
+    assert.equal(report.ok, true, "the CPU trains");
+    return { report, text: reportLines(report, check(report, "cuda").ok ? [] : ["cuda"]).join("\n") };
+  };
+  const { text } = await cudaLines(["NVRTC"]);
+  assert.match(text, /❌ CUDA: not usable\n.*NVIDIA X.*float16\n/);
+  assert.match(text, /reason: no NVRTC\n +remedy: install NVRTC\n/);
+  assert.match(text, /❌ required, but not working: cuda$/);
+  const optional = await cudaLines(["cuDNN"]);
+  assert.equal(check(optional.report, "cuda").ok, true);
+  assert.match(optional.text, /cuDNN: not found; install cuDNN/);
+  const none = await cudaLines(["CUDA driver", "NVRTC"]);
+  assert.match(none.text, /❌ CUDA: no GPU\n.*\n +remedy: for training on a GPU: install CUDA driver/);
 });
 
 test("without native kernels: WebAssembly trains, with the reason and the remedy", async () => {

@@ -2,9 +2,11 @@ import { arch, cpus, platform, totalmem } from "node:os";
 import { fileURLToPath } from "node:url";
 import { CpuBackend } from "../../backends/cpu/backend.ts";
 import { type OpenedRuntime, openRuntime } from "../../backends/cpu/index.ts";
+import { type CudaStatus, cudaStatus } from "../../backends/cuda/index.ts";
 import { reason } from "../../formats/errors.ts";
 import { availableMemory } from "../../models/load/available-memory.ts";
 import { formatBytes } from "../terminal.ts";
+import { cudaCheck } from "./cuda.ts";
 import { findGpus, type GpuReport } from "./gpu.ts";
 import { productError } from "./product.ts";
 
@@ -18,6 +20,8 @@ export interface Check {
   readonly ok: boolean;
   /** One line for people. */
   readonly text: string;
+  /** Further lines for people. */
+  readonly details?: readonly string[];
   /** Where it does not work: why, and what would change that. */
   readonly reason?: string;
   readonly remedy?: string;
@@ -36,7 +40,10 @@ export interface DoctorReport {
     readonly threads: number;
   };
   readonly memory: { readonly totalBytes: number; readonly availableBytes: number };
+  /** What nvidia-smi says. */
   readonly gpu: GpuReport;
+  /** What the CUDA backend finds. */
+  readonly cuda: CudaStatus;
   readonly checks: readonly Check[];
 }
 
@@ -44,6 +51,7 @@ export interface DoctorReport {
 export interface DoctorSources {
   readonly open?: () => Promise<OpenedRuntime>;
   readonly gpus?: () => Promise<GpuReport>;
+  readonly cuda?: () => CudaStatus;
 }
 
 /** Rounding of a sum of 128 products in f32 is far below this; a wrong decoding far above. */
@@ -62,9 +70,17 @@ export async function examine(version: string, sources: DoctorSources = {}): Pro
     (sources.gpus ?? findGpus)(),
     (sources.open ?? openRuntime)().catch((error: unknown) => reason(error)),
   ]);
+  const cuda = (sources.cuda ?? cudaStatus)();
   const memory = { totalBytes: totalmem(), availableBytes: availableMemory() };
   const model = cpus()[0]?.model.trim() || "unknown processor";
-  const common = { unsloth: version, node: process.versions.node, platform: `${platform()}-${arch()}`, memory, gpu };
+  const common = {
+    unsloth: version,
+    node: process.versions.node,
+    platform: `${platform()}-${arch()}`,
+    memory,
+    gpu,
+    cuda,
+  };
   if (typeof opened === "string") {
     const broken = { ok: false, reason: opened, remedy: REBUILD };
     const checks: Check[] = [
@@ -73,9 +89,9 @@ export async function examine(version: string, sources: DoctorSources = {}): Pro
       { name: "native", text: "Kernel fusion: not available", ...broken },
       { name: "qlora", text: "4-bit QLoRA: not available", ...broken },
       { name: "bf16", text: "bf16: not available", ...broken },
-      cudaCheck(gpu),
+      cudaCheck(cuda, gpu),
     ];
-    return { ok: false, ...common, cpu: { model, isa: "none", isas: [], threads: 0 }, checks };
+    return { ok: cuda.available, ...common, cpu: { model, isa: "none", isas: [], threads: 0 }, checks };
   }
   const { runtime } = opened;
   using backend = new CpuBackend(runtime);
@@ -90,7 +106,7 @@ export async function examine(version: string, sources: DoctorSources = {}): Pro
     nativeCheck(opened),
     await productCheck(backend, "qlora"),
     await productCheck(backend, "bf16"),
-    cudaCheck(gpu),
+    cudaCheck(cuda, gpu),
   ];
   const ok = checks.every((check) => check.ok || check.name === "native" || check.name === "cuda");
   return { ok, ...common, cpu: { model, isa, isas, threads }, checks };
@@ -129,20 +145,4 @@ async function productCheck(backend: CpuBackend, name: "qlora" | "bf16"): Promis
     why = reason(error);
   }
   return { name, ok: false, text: `${label}: not usable`, reason: why, remedy: REBUILD };
-}
-
-function cudaCheck({ gpus, driver, cuda, missing }: GpuReport): Check {
-  const name = "cuda";
-  const noBackend =
-    'the command line of this version trains on the CPU; the CUDA backend is new and only behind fromPretrained\'s device: "cuda"';
-  const remedy = "nothing is missing for training on the CPU";
-  if (missing !== null) return { name, ok: false, text: "CUDA: no GPU", reason: `${missing}; ${noBackend}`, remedy };
-  const list = gpus.map((gpu) => `${gpu.name}, ${formatBytes(gpu.memoryBytes)} (${formatBytes(gpu.freeBytes)} free)`);
-  return {
-    name,
-    ok: false,
-    text: `CUDA ${cuda ?? "of unknown version"}, driver ${driver}: ${list.join("; ")}, not used`,
-    reason: noBackend,
-    remedy,
-  };
 }

@@ -6,6 +6,7 @@ import { FOREIGN_ARGUMENTS, withoutForeign } from "../../train/foreign-options.t
 import { parseSft, sftSchema } from "../../train/sft-config.ts";
 import { camelCase, OptionError, parseOptions } from "../../util/options.ts";
 import { UsageError } from "../exit.ts";
+import { deviceShape } from "../loading.ts";
 import { readConfigFile } from "./config-file.ts";
 import { type GivenSetting, SettingsTable } from "./table.ts";
 
@@ -14,9 +15,15 @@ const modelSchema = z.strictObject({
   revision: z.string().min(1).optional().describe("branch, tag or commit of a model of the hub"),
   adapter: z.string().min(1).nullable().default(null).describe("go on training this LoRA adapter (folder or hub id)"),
   loadIn4bit: z.boolean().optional().describe("quantise the frozen weights to NF4 (default: true)"),
+  loadIn8bit: z.boolean().default(false).describe("quantise the frozen weights to 8 bits"),
+  loadIn16bit: z.boolean().default(false).describe("keep the frozen weights in 16 bits"),
   fullFinetuning: z.boolean().default(false).describe("train all weights instead of an adapter"),
   dtype: z.enum(["float32", "bfloat16", "float16"]).nullable().default(null).describe("how other weights are kept"),
-  threads: z.number().int().positive().optional().describe("CPU threads (default: all)"),
+  ...deviceShape,
+  fp8: z
+    .boolean()
+    .default(false)
+    .describe("multiply frozen weights in 8 bits on a GPU (compute capability 8.9 and up)"),
 });
 
 const dataSchema = z.strictObject({

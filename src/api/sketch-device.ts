@@ -1,0 +1,50 @@
+import type { Backend } from "../backends/backend.ts";
+import { cudaStatus } from "../backends/cuda/index.ts";
+import { SketchCudaBackend } from "../backends/cuda/sketch.ts";
+import { availableMemory } from "../models/load/available-memory.ts";
+import { storageOf } from "../models/load/dtypes.ts";
+import { OptionError } from "../util/options.ts";
+import type { DeviceOptions } from "./device.ts";
+import { openSketchBackend } from "./sketch-backend.ts";
+
+/** Share of a card that programs get; the rest is the driver's context, the library's and other programs'. */
+const USABLE = 0.94;
+
+/** A backend to plan with, and the bytes there are to plan for. */
+export interface SketchPlace {
+  readonly backend: Backend;
+  readonly memory: number;
+  readonly warnings: readonly string[];
+}
+
+/**
+ * A sketch of what openDevice would open. With "cuda" a GPU need not be there: then `memory` says how large it is.
+ * Throws OptionError when neither says.
+ */
+export async function openSketchDevice(
+  { device = "auto", threads, dtype }: Pick<DeviceOptions, "device" | "threads" | "dtype">,
+  memory?: number,
+  status: typeof cudaStatus = cudaStatus,
+): Promise<SketchPlace> {
+  const card = device === "cpu" || (device === "auto" && threads !== undefined) ? null : cardOf(status);
+  if (device === "cuda" && !card && memory === undefined) {
+    throw new OptionError('device: "cuda": there is no GPU to ask how much memory there is: give memory, e.g. 24GB');
+  }
+  if (device === "cuda" || card) {
+    const computeDtype = dtype ? storageOf(dtype) : undefined;
+    const backend = new SketchCudaBackend(computeDtype && { computeDtype }, card ?? undefined);
+    const warnings = card ? [] : ["planned for a GPU of compute capability 8.0 or newer, which is not in this machine"];
+    return { backend, memory: memory ?? Math.floor(USABLE * card!.bytes), warnings };
+  }
+  const backend = await openSketchBackend({ threads });
+  const wanted = memory ?? availableMemory();
+  if (backend.runtime.kind !== "wasm" || wanted <= WASM_BYTES) return { backend, memory: wanted, warnings: [] };
+  return { backend, memory: WASM_BYTES, warnings: ["WebAssembly, which runs here, can use 4 GiB at most"] };
+}
+
+const WASM_BYTES = 4 * 2 ** 30;
+
+function cardOf(status: typeof cudaStatus) {
+  const { available, devices } = status();
+  return available ? (devices[0] ?? null) : null;
+}
