@@ -1,3 +1,4 @@
+import type { Batch } from "../data/collate.ts";
 import type { Graph, Value } from "../graph/graph.ts";
 import type { ModelAdapter } from "../models/adapter.ts";
 import type { DecoderTrace, TokenInputs } from "../models/decoder.ts";
@@ -9,7 +10,17 @@ export interface TracedLoss {
   readonly metrics?: Value | null;
   /** Further numbers [1] to log, as means over microbatches, by their keys. */
   readonly logs?: Readonly<Record<string, Value>>;
+  /** Arrays for `hostLogs`, by name. */
+  readonly arrays?: Readonly<Record<string, Value>>;
+  /** Numbers to log that are easier made from arrays than traced: extremes, counts, medians. */
+  readonly hostLogs?: HostLogs;
 }
+
+/** Numbers to log of a batch, from the arrays its loss gave. */
+export type HostLogs = (
+  arrays: Readonly<Record<string, Float32Array>>,
+  batch: Batch,
+) => Readonly<Record<string, number>>;
 
 /** What a traced loss may use. */
 export interface LossContext {

@@ -8,7 +8,7 @@ import { DecoderTrace, type DecoderTraceOptions, type TokenInputs } from "../mod
 import { add } from "../ops/add.ts";
 import { cast } from "../ops/cast.ts";
 import { constantOp } from "../ops/elementwise.ts";
-import { crossEntropyLoss, type Forward, type LossContext } from "./loss.ts";
+import { crossEntropyLoss, type Forward, type HostLogs, type LossContext } from "./loss.ts";
 import type { StepOptions } from "./step.ts";
 
 /** Gradients; the loss alone; the loss and the hidden states. */
@@ -19,6 +19,9 @@ export const LOG_PREFIX = "log.";
 
 /** Before the names of inputs that come from a batch's `inputs`, so that they never meet ours. */
 export const INPUT_PREFIX = "batch.";
+
+/** Before the names of outputs that `hostLogs` gets. */
+export const ARRAY_PREFIX = "array.";
 
 /** What a program depends on of its batch: lengths, not contents. */
 export interface BatchShape {
@@ -38,17 +41,22 @@ export function shapeKey({ tokens, inputs }: BatchShape): string {
   return [tokens, ...[...inputs].map(([name, { dtype, shape }]) => `${name}=${dtype}[${shape}]`)].join(":");
 }
 
-/** The program of one microbatch. */
-export function planBatch(options: StepOptions, mode: BatchMode, shape: BatchShape): Program {
+/** The program of one microbatch, and what makes numbers to log of its arrays. */
+export function planBatch(
+  options: StepOptions,
+  mode: BatchMode,
+  shape: BatchShape,
+): { program: Program; hostLogs: HostLogs | null } {
   const { model, optimizer, computeLoss = crossEntropyLoss, policy, offload } = options;
   const graph = new Graph();
   const training = mode === "train";
   const { tokens } = shape;
   const context = lossContext(graph, options, training, shape);
-  const { loss, metrics, logs = {} } = computeLoss(context);
+  const { loss, metrics, logs = {}, arrays = {}, hostLogs = null } = computeLoss(context);
   graph.output("loss", loss);
   if (metrics) graph.output("metrics", metrics);
   for (const [key, value] of Object.entries(logs)) graph.output(LOG_PREFIX + key, value);
+  for (const [key, value] of Object.entries(arrays)) graph.output(ARRAY_PREFIX + key, cast(value, "f32"));
   if (mode === "predict") graph.output("hidden", cast(context.hidden(), "f32"));
   if (training) {
     const one = graph.inPhase("backward", () => graph.apply(constantOp, [], { value: 1 })[0]!);
@@ -59,13 +67,14 @@ export function planBatch(options: StepOptions, mode: BatchMode, shape: BatchSha
     differentiate(graph, loss, targets, one);
   }
   const { workspaceOf, rates } = model.backend;
-  return plan(graph, {
+  const program = plan(graph, {
     workspaceOf,
     rates,
     policy: training ? policy : { kind: "keep" },
     offload: offload ?? false,
     name: `${mode} step, ${tokens} tokens`,
   });
+  return { program, hostLogs };
 }
 
 /** The program from hidden states [rows, d] to logits [rows, V]. */

@@ -26,7 +26,12 @@ const margin: ComputeLoss = ({ input, trace, traceWith, hidden, labels, tokens, 
   const summed = (logps: ReturnType<typeof trace.logProbs>) => segmentSum(logps.logps, input("sequences"), 2);
   const ours = summed(trace.logProbs(hidden(), { labels }));
   const theirs = summed(reference.logProbs(reference.hidden(tokens), { labels }));
-  return { loss: mul(sum(mul(ours, input("weights"))), lossScale), logs: { reference: sum(theirs) } };
+  return {
+    loss: mul(sum(mul(ours, input("weights"))), lossScale),
+    logs: { reference: sum(theirs) },
+    arrays: { ours },
+    hostLogs: ({ ours }, batch) => ({ largest: Math.max(...ours!), sequences: batch.weight! }),
+  };
 };
 
 test("a loss reads the batch's arrays and a model without its adapter", async () => {
@@ -42,6 +47,8 @@ test("a loss reads the batch's arrays and a model without its adapter", async ()
   assert.ok(Math.abs(loss - 0.5 * (0.25 * logps![0]! - 2 * logps![1]!)) < 1e-4);
   const alone = await model.disableAdapter(() => runner.forward(batch, "without", ask("logps")));
   assert.ok(Math.abs(logs.reference! - alone.logps![0]! - alone.logps![1]!) < 1e-4);
+  assert.ok(Math.abs(logs.largest! - Math.max(...logps!)) < 1e-4);
+  assert.equal(logs.sequences, 2);
   assert.notEqual(alone.logps![0], logps![0]);
   // The same program serves other contents.
   const other = { ...batch, inputs: { ...batch.inputs, weights: vectorInput(Float32Array.of(1, 1)) } };

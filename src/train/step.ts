@@ -5,9 +5,10 @@ import type { Program } from "../graph/program.ts";
 import type { CausalLM } from "../models/model.ts";
 import { LOSS_METRICS } from "../ops/cross-entropy.ts";
 import type { Optimizer } from "../optim/optimizer.ts";
-import type { ComputeLoss, Forward } from "./loss.ts";
+import type { ComputeLoss, Forward, HostLogs } from "./loss.ts";
 import { neftuneNoise } from "./neftune.ts";
 import {
+  ARRAY_PREFIX,
   type BatchMode,
   type BatchShape,
   batchShape,
@@ -27,6 +28,8 @@ export interface StepResult {
   readonly metrics: Readonly<Record<(typeof LOSS_METRICS)[number], number>> | null;
   /** Further numbers that the loss reports. */
   readonly logs: Readonly<Record<string, number>>;
+  /** Arrays that the loss gave to the host. */
+  readonly arrays: Readonly<Record<string, Float32Array>>;
 }
 
 export interface StepOptions {
@@ -45,11 +48,16 @@ export interface StepOptions {
 /** Programs kept ready; a program of a length not seen lately is planned again. */
 const CACHED_PROGRAMS = 64;
 
+interface Compiled {
+  readonly executable: Executable;
+  readonly hostLogs: HostLogs | null;
+}
+
 /** Forward and backward over one packed microbatch, and evaluation: programs cached by token count. */
 export class StepRunner {
   private readonly options: StepOptions;
   private readonly backend: Backend;
-  private readonly cache = new Map<string, Executable>();
+  private readonly cache = new Map<string, Compiled>();
 
   constructor(options: StepOptions) {
     this.options = options;
@@ -62,18 +70,18 @@ export class StepRunner {
 
   /** Add this microbatch's gradients to the buffers. `seed` u32[2] draws dropout masks and noise. */
   async train(batch: Batch, lossScale: number, seed: Uint32Array): Promise<StepResult> {
-    return resultOf(await this.execute("train", batch, lossScale, seed));
+    return (await this.execute("train", batch, lossScale, seed)).result;
   }
 
   /** The loss only, without dropout and noise. */
   async evaluate(batch: Batch, lossScale: number): Promise<StepResult> {
-    return resultOf(await this.execute("eval", batch, lossScale));
+    return (await this.execute("eval", batch, lossScale)).result;
   }
 
   /** The same with the hidden states after the last norm, [T, d]: what `logits` takes. */
   async predict(batch: Batch, lossScale: number): Promise<StepResult & { hidden: Float32Array }> {
-    const outputs = await this.execute("predict", batch, lossScale);
-    return { ...resultOf(outputs), hidden: outputs.hidden! };
+    const { result, outputs } = await this.execute("predict", batch, lossScale);
+    return { ...result, hidden: outputs.hidden! };
   }
 
   /**
@@ -82,23 +90,23 @@ export class StepRunner {
    */
   async forward(batch: Batch, name: string, forward: Forward): Promise<Record<string, Float32Array>> {
     const shape = batchShape(batch);
-    const executable = this.executable(`forward ${name}:${shapeKey(shape)}`, () =>
-      planForward(this.options, name, forward, shape),
-    );
+    const { executable } = this.compiled(`forward ${name}:${shapeKey(shape)}`, () => ({
+      program: planForward(this.options, name, forward, shape),
+    }));
     return executable.execute(this.inputsOf(executable, batch, 1));
   }
 
   /** Logits [rows, V] of hidden states [rows, d]. */
   async logits(hidden: Float32Array): Promise<Float32Array> {
     const rows = hidden.length / this.options.model.config.hiddenSize;
-    const executable = this.executable(`logits:${rows}`, () => planLogits(this.options, rows));
+    const { executable } = this.compiled(`logits:${rows}`, () => ({ program: planLogits(this.options, rows) }));
     return (await executable.execute({ hidden })).logits!;
   }
 
   /** The planned program for batches like this one (or of so many tokens and nothing else), compiled on first use. */
   program(mode: BatchMode, batch: Batch | number): Program {
     const shape = typeof batch === "number" ? { tokens: batch, inputs: new Map() } : batchShape(batch);
-    return this.batchExecutable(mode, shape).program;
+    return this.compiledBatch(mode, shape).executable.program;
   }
 
   memory(): BackendMemory {
@@ -106,7 +114,7 @@ export class StepRunner {
   }
 
   dispose(): void {
-    for (const executable of this.cache.values()) executable.dispose();
+    for (const { executable } of this.cache.values()) executable.dispose();
     this.cache.clear();
   }
 
@@ -115,9 +123,12 @@ export class StepRunner {
     batch: Batch,
     scale: number,
     seed: Uint32Array = new Uint32Array(2),
-  ): Promise<Record<string, Float32Array>> {
-    const executable = this.batchExecutable(mode, batchShape(batch));
-    return executable.execute(this.inputsOf(executable, batch, scale, seed));
+  ): Promise<{ result: StepResult; outputs: Record<string, Float32Array> }> {
+    const { executable, hostLogs } = this.compiledBatch(mode, batchShape(batch));
+    const outputs = await executable.execute(this.inputsOf(executable, batch, scale, seed));
+    const result = resultOf(outputs);
+    if (!hostLogs) return { result, outputs };
+    return { result: { ...result, logs: { ...result.logs, ...hostLogs(result.arrays, batch) } }, outputs };
   }
 
   /** What an executable asks for, from a batch. */
@@ -139,35 +150,40 @@ export class StepRunner {
     return Object.fromEntries(wanted.map((name) => [name, valueOf(name)]));
   }
 
-  private batchExecutable(mode: BatchMode, shape: BatchShape): Executable {
-    return this.executable(`${mode}:${shapeKey(shape)}`, () => planBatch(this.options, mode, shape));
+  private compiledBatch(mode: BatchMode, shape: BatchShape): Compiled {
+    return this.compiled(`${mode}:${shapeKey(shape)}`, () => planBatch(this.options, mode, shape));
   }
 
-  private executable(key: string, plan: () => Program): Executable {
+  private compiled(key: string, plan: () => { program: Program; hostLogs?: HostLogs | null }): Compiled {
     const found = this.cache.get(key);
     if (found) {
       this.cache.delete(key);
       this.cache.set(key, found);
       return found;
     }
-    const executable = this.backend.compile(plan());
-    this.cache.set(key, executable);
+    const { program, hostLogs = null } = plan();
+    const compiled = { executable: this.backend.compile(program), hostLogs };
+    this.cache.set(key, compiled);
     if (this.cache.size > CACHED_PROGRAMS) {
       const [oldest, stale] = this.cache.entries().next().value!;
-      stale.dispose();
+      stale.executable.dispose();
       this.cache.delete(oldest);
     }
-    return executable;
+    return compiled;
   }
 }
 
 function resultOf(outputs: Readonly<Record<string, Float32Array>>): StepResult {
   const { loss, metrics } = outputs;
   const named = metrics && Object.fromEntries(LOSS_METRICS.map((name, i) => [name, metrics[i]!]));
-  const logs = Object.entries(outputs).filter(([name]) => name.startsWith(LOG_PREFIX));
+  const under = (prefix: string): (readonly [string, Float32Array])[] =>
+    Object.entries(outputs)
+      .filter(([name]) => name.startsWith(prefix))
+      .map(([name, value]) => [name.slice(prefix.length), value]);
   return {
     loss: loss![0]!,
     metrics: (named as StepResult["metrics"]) ?? null,
-    logs: Object.fromEntries(logs.map(([name, value]) => [name.slice(LOG_PREFIX.length), value[0]!])),
+    logs: Object.fromEntries(under(LOG_PREFIX).map(([name, value]) => [name, value[0]!])),
+    arrays: Object.fromEntries(under(ARRAY_PREFIX)),
   };
 }
