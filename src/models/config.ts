@@ -53,6 +53,8 @@ export interface DecoderConfig {
   readonly logitSoftcap: number;
   /** Multiplies token vectors. */
   readonly embeddingScale: number;
+  /** Outputs a token of a linear head "score" (…ForSequenceClassification); null: there is none. */
+  readonly numLabels: number | null;
 }
 
 /** config.json is missing something, has it wrong, or describes a model this library does not know. */
@@ -115,6 +117,8 @@ export const hfConfigSchema = z.looseObject({
   query_pre_attn_scalar: z.number().positive().nullish(),
   attn_logit_softcapping: z.number().positive().nullish(),
   final_logit_softcapping: z.number().positive().nullish(),
+  num_labels: size.nullish(),
+  id2label: z.record(z.string(), z.string()).nullish(),
 });
 export type HfConfig = z.infer<typeof hfConfigSchema>;
 
@@ -172,6 +176,7 @@ export function baseConfig(config: HfConfig, file: string): DecoderConfig {
     attentionSoftcap: 0,
     logitSoftcap: 0,
     embeddingScale: 1,
+    numLabels: null,
   };
 }
 

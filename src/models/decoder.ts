@@ -1,11 +1,13 @@
 import type { Graph, Value } from "../graph/graph.ts";
 import type { FloatDType } from "../graph/types.ts";
 import { attention, type Sequences } from "../ops/attention.ts";
+import { cast } from "../ops/cast.ts";
 import { crossEntropy, type Loss, type LossOptions, linearCrossEntropy } from "../ops/cross-entropy.ts";
 import { dropout } from "../ops/dropout.ts";
 import { unary } from "../ops/elementwise.ts";
 import { glu } from "../ops/glu.ts";
 import { type LogProbOptions, linearLogProbs, logProbs, type TokenLogProbs } from "../ops/log-probs.ts";
+import { matmul } from "../ops/matmul.ts";
 import { rmsNorm } from "../ops/norm.ts";
 import { rope } from "../ops/rope.ts";
 import type { ModelAdapter } from "./adapter.ts";
@@ -96,6 +98,13 @@ export class DecoderTrace {
       }
       return linearCrossEntropy(hidden, { weight: this.headWeight() }, { ...options, softcap });
     });
+  }
+
+  /** Outputs of the score head, f32 [rows, numLabels], for hidden states: rewards, values. */
+  scores(hidden: Value): Value {
+    return this.graph.scope("score", () =>
+      matmul(cast(hidden, "f32"), this.weight("score.weight"), { transB: true, dtype: "f32" }),
+    );
   }
 
   /** Log-probabilities of labels already shifted to the tokens that predict them, logits never whole. */

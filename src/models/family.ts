@@ -45,5 +45,11 @@ export function parseConfig(json: unknown, file: string): { family: Family; conf
     const issue = parsed.error.issues[0]!;
     throw new ConfigError(`${file}: ${issue.path.join(".") || "the file"}: ${issue.message}`);
   }
-  return { family, config: parsed.data, decoder: family.decoder(parsed.data, file) };
+  return { family, config: parsed.data, decoder: asClassifier(parsed.data, family.decoder(parsed.data, file)) };
+}
+
+/** A classifier has a score head, and no language head of its own. transformers' default is two labels. */
+function asClassifier({ architectures, num_labels, id2label }: HfConfig, decoder: DecoderConfig): DecoderConfig {
+  if (!architectures?.some((name) => name.endsWith("ForSequenceClassification"))) return decoder;
+  return { ...decoder, tiedHead: true, numLabels: num_labels ?? (id2label ? Object.keys(id2label).length : 2) };
 }

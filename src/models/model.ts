@@ -22,8 +22,9 @@ export interface CausalLMParts {
 /** A causal language model: parameters in a backend's memory and, when one is attached, an adapter. */
 export class CausalLM {
   readonly backend: Backend;
-  readonly config: DecoderConfig;
-  readonly hfConfig: Readonly<Record<string, unknown>>;
+  /** Replaced, as hfConfig, when a score head is added, and only then. */
+  config: DecoderConfig;
+  hfConfig: Readonly<Record<string, unknown>>;
   readonly parameters: Map<string, DeviceTensor>;
   readonly nameOrPath: string;
   readonly generationConfig: Readonly<Record<string, unknown>> | null;

@@ -2,7 +2,7 @@ import type { Shape } from "../graph/types.ts";
 import type { DecoderConfig } from "./config.ts";
 
 /** What a parameter is for; quantisation and targets of adapters go by it. */
-export type ParameterKind = "linear" | "bias" | "norm" | "embedding" | "head";
+export type ParameterKind = "linear" | "bias" | "norm" | "embedding" | "head" | "score";
 
 export interface ParameterSpec {
   /** Hugging Face's name, e.g. model.layers.0.self_attn.q_proj.weight. */
@@ -64,6 +64,8 @@ export function parameterSpecs(config: DecoderConfig): ParameterSpec[] {
   }
   specs.push({ name: "model.norm.weight", shape: [hiddenSize], kind: "norm" });
   if (!config.tiedHead) specs.push({ name: "lm_head.weight", shape: [vocabSize, hiddenSize], kind: "head" });
+  if (config.numLabels !== null)
+    specs.push({ name: "score.weight", shape: [config.numLabels, hiddenSize], kind: "score" });
   return specs;
 }
 

@@ -10,7 +10,7 @@ export interface ModelModule {
   /** e.g. model.layers.0.self_attn.q_proj. */
   readonly path: string;
   /** Containers have only modules below them. */
-  readonly kind: "linear" | "head" | "embedding" | "norm" | "container";
+  readonly kind: "linear" | "head" | "embedding" | "norm" | "score" | "container";
   /** [out, in] of a linear module's weight, [vocab, hidden] of an embedding; empty for others. */
   readonly shape: readonly number[];
   /** Every parameter in it and below it, by Hugging Face's name. A tied head's is listed, though the model has none. */

@@ -2,7 +2,7 @@ import { show } from "../formats/errors.ts";
 import { LAYER_LINEARS } from "../models/parameters.ts";
 import { nearest } from "../util/nearest.ts";
 import { OptionError } from "../util/options.ts";
-import { isAllLinear, type LoraConfig } from "./lora-config.ts";
+import { CLASSIFIERS, isAllLinear, type LoraConfig } from "./lora-config.ts";
 import { canBeTarget, type ModelModule, targetNames } from "./modules.ts";
 import { fullMatch, isSuffix, matchNames, patternKey } from "./patterns.ts";
 
@@ -83,7 +83,10 @@ type Complain = (message: string) => void;
 /** PEFT matches the end of the path, not whole parts of it: "norm" means input_layernorm too. */
 function savedModules(modules: readonly ModelModule[], config: LoraConfig, complain: Complain): ModelModule[] {
   const names = config.modulesToSave ?? [];
+  if (config.taskType === "SEQ_CLS" && !modules.some(({ kind }) => kind === "score"))
+    complain('taskType "SEQ_CLS" needs a model with a score head: addScoreHead(model) first');
   for (const name of names) {
+    if (config.taskType === "SEQ_CLS" && CLASSIFIERS.includes(name)) continue;
     if (modules.some(({ path }) => path.endsWith(name))) continue;
     const known = [...new Set(modules.map(({ path }) => path.slice(path.lastIndexOf(".") + 1)))];
     complain(`modulesToSave: no module ends with ${show(name)}${hint(name, known)}`);
