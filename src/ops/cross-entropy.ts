@@ -3,7 +3,7 @@ import type { Op } from "../graph/op.ts";
 import { GraphError, numel, type TensorSpec } from "../graph/types.ts";
 import { accumulate } from "./add.ts";
 import { expectSpec, floatType, matrix, required, traffic } from "./check.ts";
-import { isConstant, mul } from "./elementwise.ts";
+import { div, isConstant, mul } from "./elementwise.ts";
 
 type LossAttrs = { softcap: number; labelSmoothing: number };
 
@@ -27,6 +27,8 @@ export const linearCrossEntropyOp: Op<LossAttrs> = {
     const [h, w, bias, labels, lossScale] = node.inputs as [Value, Value, Value | null, Value, Value];
     const seed = ctx.grad(0)!;
     const plain = isConstant(seed, 1);
+    // An input as the seed is a loss scaler's positive scale: the loss can be had back from the scaled one.
+    const scaler = seed.kind === "input";
     const scaled = plain ? lossScale : mul(lossScale, seed);
     const weightGrad = ctx.needs(1);
     const biasGrad = bias !== null && ctx.needs(2);
@@ -37,8 +39,8 @@ export const linearCrossEntropyOp: Op<LossAttrs> = {
     ctx.give(0, (acc) => accumulate(acc, grads[2]!));
     ctx.give(1, () => grads[3]!);
     ctx.give(2, () => grads[grads.length - 1]!);
-    if (plain) {
-      ctx.supersede(node.outputs[0]!, grads[0]!);
+    if (plain || scaler) {
+      ctx.supersede(node.outputs[0]!, plain ? grads[0]! : div(grads[0]!, seed));
       ctx.supersede(node.outputs[1]!, grads[1]!);
     }
   },

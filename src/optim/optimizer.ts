@@ -2,9 +2,27 @@ import type { Backend, DeviceTensor, Executable } from "../backends/backend.ts";
 import { Graph, type Value } from "../graph/graph.ts";
 import { plan } from "../graph/plan.ts";
 import { numel } from "../graph/types.ts";
+import { binary, constantOp, mul } from "../ops/elementwise.ts";
 import { adamw8bitOp, adamwOp, clearOp, clipFactor, sumSquares } from "../ops/optimizer.ts";
 import { adam8bitSizes, usesAdam8bit } from "../quant/adam8bit.ts";
 import { SIGNED_DYNAMIC_MAP, UNSIGNED_DYNAMIC_MAP } from "../quant/dynamic-maps.ts";
+import { LossScaler } from "./loss-scaler.ts";
+
+/** Largest finite f32. */
+const LARGEST = 3.4028234663852886e38;
+
+/**
+ * Norm and clipping factor of gradients that a loss scaler has scaled: Σ is divided by the scale twice, the factor once
+ * more, and it is 0 where the norm is not finite, whether there is clipping or not.
+ */
+function unscaled(graph: Graph, sumOfSquares: Value, maxNorm: Value): { norm: Value; factor: Value } {
+  const unscale = graph.input("unscale", "f32", [1]);
+  // Squares of what was scaled by 65,536 stay far below f32's limit: no square root is needed before the division.
+  const { norm, factor } = clipFactor(mul(mul(sumOfSquares, unscale), unscale), maxNorm);
+  const [largest] = graph.apply(constantOp, [], { value: LARGEST });
+  const finite = binary("greater", largest!, norm);
+  return { norm, factor: mul(mul(factor, unscale), finite) };
+}
 
 /** A tensor that training changes. */
 export interface Trainable {
@@ -24,12 +42,16 @@ export interface AdamWOptions {
   readonly weightDecay: number;
   /** Keep both states in 8 bits where the tensor is large enough. */
   readonly eightBit: boolean;
+  /** Scales the loss; when left out, one where the backend computes in f16, none elsewhere. */
+  readonly lossScaler?: LossScaler | null;
 }
 
 /** Gradient buffers and AdamW states of the trained tensors, and the program of one optimizer step. */
 export class Optimizer {
   readonly trainables: readonly Trainable[];
   readonly options: AdamWOptions;
+  /** What gradients are multiplied with until they are used; null: nothing. */
+  readonly lossScaler: LossScaler | null;
   /** Optimizer steps done. */
   step = 0;
   private readonly backend: Backend;
@@ -42,6 +64,8 @@ export class Optimizer {
     this.backend = backend;
     this.trainables = trainables;
     this.options = options;
+    const { lossScaler = backend.computeDtype === "f16" ? new LossScaler() : null } = options;
+    this.lossScaler = lossScaler;
     for (const trainable of trainables) {
       const { name, tensor } = trainable;
       this.gradients.set(trainable, backend.createTensor(`${name}.grad`, "f32", tensor.shape, { role: "gradient" }));
@@ -56,7 +80,8 @@ export class Optimizer {
 
   /**
    * One update with the gradients accumulated so far, which are cleared. A step with a non-finite gradient norm changes
-   * nothing. Returns the gradient norm before clipping.
+   * nothing; with a loss scaler it does not count as one either, and lowers the scale. Returns the gradient norm before
+   * clipping, of the gradients as they are without a scale.
    */
   async update(learningRate: number, maxGradNorm: number): Promise<number> {
     this.step++;
@@ -72,7 +97,15 @@ export class Optimizer {
       Math.sqrt(1 - beta2 ** this.step),
     ]);
     this.executable ??= this.compile();
-    const { norm } = await this.executable.execute({ hyper, maxNorm: Float32Array.of(maxGradNorm) });
+    const { lossScaler } = this;
+    const { norm } = await this.executable.execute({
+      hyper,
+      maxNorm: Float32Array.of(maxGradNorm),
+      ...(lossScaler && { unscale: Float32Array.of(1 / lossScaler.scale) }),
+    });
+    const finite = Number.isFinite(norm![0]!);
+    lossScaler?.update(finite);
+    if (lossScaler && !finite) this.step--;
     return norm![0]!;
   }
 
@@ -128,7 +161,9 @@ export class Optimizer {
     const hyper = graph.input("hyper", "f32", [8]);
     const maxNorm = graph.input("maxNorm", "f32", [1]);
     const gradients = this.trainables.map((t) => graph.use(this.gradient(t), { mutable: true }));
-    const { norm, factor } = clipFactor(sumSquares(gradients), maxNorm);
+    const { norm, factor } = this.lossScaler
+      ? unscaled(graph, sumSquares(gradients), maxNorm)
+      : clipFactor(sumSquares(gradients), maxNorm);
     graph.output("norm", norm);
     const eightBitMaps = this.trainables.some((t) => this.isEightBit(t)) ? this.quantMaps(graph) : [];
     this.trainables.forEach((trainable, i) => {

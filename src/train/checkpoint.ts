@@ -64,6 +64,7 @@ export async function saveCheckpoint(folder: string, parts: CheckpointParts): Pr
         num_tokens: state.numInputTokensSeen,
         learning_rate: learningRate.state(),
         log: log.state(),
+        ...(optimizer.lossScaler && { loss_scaler: optimizer.lossScaler.state() }),
         ...(source.state && { source: source.state() }),
       };
       await atomicWriteFile(join(partial, TRAINING), `${pythonJson(training)}\n`);
@@ -109,6 +110,11 @@ export async function loadCheckpoint(
   into.optimizer.step = step;
   into.learningRate.restore(record(training, "learning_rate", file) as unknown as LearningRateState);
   into.log.restore(record(training, "log", file), file);
+  const { lossScaler } = into.optimizer;
+  // A training that was saved without one begins with a fresh scale.
+  if (lossScaler && "loss_scaler" in training) {
+    lossScaler.restore(record(training, "loss_scaler", file), file);
+  }
   if (into.source.restore) into.source.restore(training.source, file);
   return {
     saved: { ...saved, numInputTokensSeen: count(training, "num_tokens", file) },

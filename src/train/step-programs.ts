@@ -59,12 +59,16 @@ export function planBatch(
   for (const [key, value] of Object.entries(arrays)) graph.output(ARRAY_PREFIX + key, cast(value, "f32"));
   if (mode === "predict") graph.output("hidden", cast(context.hidden(), "f32"));
   if (training) {
-    const one = graph.inPhase("backward", () => graph.apply(constantOp, [], { value: 1 })[0]!);
+    const seed = graph.inPhase("backward", () =>
+      optimizer.lossScaler
+        ? graph.input("gradScale", "f32", loss.shape)
+        : graph.apply(constantOp, [], { value: 1 })[0]!,
+    );
     const targets = optimizer.trainables.map((trainable) => ({
       value: graph.use(trainable.tensor),
       into: graph.use(optimizer.gradient(trainable), { mutable: true }),
     }));
-    differentiate(graph, loss, targets, one);
+    differentiate(graph, loss, targets, seed);
   }
   const { workspaceOf, rates } = model.backend;
   const program = plan(graph, {

@@ -138,9 +138,10 @@ export class StepRunner {
     scale: number,
     seed: Uint32Array = new Uint32Array(2),
   ): Record<string, Float32Array | Int32Array | Uint32Array> {
-    const { model, neftuneNoiseAlpha } = this.options;
+    const { model, optimizer, neftuneNoiseAlpha } = this.options;
+    const gradScale = Float32Array.of(optimizer.lossScaler?.scale ?? 1);
     const { inputIds: ids, positions, seqStart, seqEnd, labels } = batch;
-    const all = { ids, positions, seqStart, seqEnd, labels, lossScale: Float32Array.of(scale), seed };
+    const all = { ids, positions, seqStart, seqEnd, labels, lossScale: Float32Array.of(scale), seed, gradScale };
     const wanted = [...executable.program.inputs.keys()];
     const valueOf = (name: string): Float32Array | Int32Array | Uint32Array => {
       if (name === "noise") return neftuneNoise(batch, model.config.hiddenSize, neftuneNoiseAlpha!, seed);

@@ -117,16 +117,26 @@ export class TrainingRun {
     const norm = await optimizer.update(rate, args.maxGradNorm);
     await trainer.emit("onOptimizerStep");
     lossLog.stepDone(rate, norm);
-    if (!Number.isFinite(norm)) {
-      const message = `step ${state.globalStep + 1}: the gradient norm is ${norm}; the step was skipped`;
-      process.emitWarning(message, "UnslothWarning");
-    }
+    if (!Number.isFinite(norm)) this.skipped(norm);
     const { epoch, microbatches } = this.position;
     this.position = { epoch, microbatches: microbatches + window.length };
     state.globalStep++;
     state.epoch = epoch + this.position.microbatches / steps.microbatchesPerEpoch;
     await trainer.emit("onStepEnd");
     await this.logEvaluateSave();
+  }
+
+  /** A step without finite gradients: for a loss scaler how it finds its scale, until no scale is small enough. */
+  private skipped(norm: number): void {
+    const { state, optimizer } = this.trainer;
+    const scale = optimizer.lossScaler?.scale ?? 0;
+    if (scale >= 1) return;
+    const why =
+      scale > 0
+        ? `, and so it was at a loss scale of ${2 * scale}: activations exceed float16; train in bfloat16 or float32`
+        : "";
+    const message = `step ${state.globalStep + 1}: the gradient norm is ${norm}; the step was skipped${why}`;
+    process.emitWarning(message, "UnslothWarning");
   }
 
   private async logEvaluateSave(): Promise<void> {
