@@ -116,3 +116,21 @@ test("the scale is part of a checkpoint", async () => {
     await assert.rejects(again, /training_state\.json.*loss_scaler\.scale/s);
   });
 });
+
+test("fp16 and bf16 on a GPU must be what the model was loaded for", async () => {
+  const trainerOn = async (name: string, computeDtype: string, args: Record<string, unknown>) => {
+    const model = await tinyPeft(backend);
+    // Only its name and type matter: nothing is run.
+    Object.defineProperty(model.model, "backend", {
+      value: Object.create(backend, { name: { value: name }, computeDtype: { value: computeDtype } }),
+    });
+    quietTrainer(model, { train: source(randomRows(2)), args }).dispose();
+  };
+  await assert.rejects(
+    trainerOn("cuda", "bf16", { fp16: true }),
+    /fp16 is true but the model computes in bf16.*"float16"/,
+  );
+  await assert.rejects(trainerOn("cuda", "f16", { bf16: true }), { name: "OptionError" });
+  await trainerOn("cuda", "bf16", { bf16: true });
+  await trainerOn("cpu", "f32", { fp16: true });
+});

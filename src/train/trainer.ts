@@ -1,3 +1,4 @@
+import type { Backend } from "../backends/backend.ts";
 import { LearningRate } from "../optim/learning-rate.ts";
 import { Optimizer } from "../optim/optimizer.ts";
 import { warmupSteps } from "../optim/schedule.ts";
@@ -44,6 +45,17 @@ export interface TrainerOptions {
   readonly offload?: boolean | undefined;
 }
 
+/** Throws OptionError where fp16 or bf16 asks for another type of activations than the model was loaded for. */
+function checkPrecision({ fp16, bf16 }: TrainingArguments, { computeDtype = "f32", name }: Backend): void {
+  const wanted = fp16 ? "f16" : bf16 ? "bf16" : null;
+  // Everywhere else float32 is what there is, and Hugging Face's settings ask for what a GPU should do.
+  if (name !== "cuda" || wanted === null || wanted === computeDtype) return;
+  const [option, dtype] = fp16 ? ["fp16", "float16"] : ["bf16", "bfloat16"];
+  throw new OptionError(
+    `TrainingArguments: ${option} is true but the model computes in ${computeDtype}: leave ${option} out, or load the model with dtype: "${dtype}"`,
+  );
+}
+
 /** Predictions of a data set, as Hugging Face's PredictionOutput. */
 export interface PredictionOutput extends EvalPrediction {
   readonly metrics: LogRow;
@@ -71,6 +83,7 @@ export class Trainer {
     const { model } = options;
     if (model.trainables.length === 0)
       throw new OptionError("nothing to train: no parameter of the model is trainable");
+    checkPrecision(args, model.lm.backend);
     if (args.evalStrategy !== "no" && !options.evaluation) {
       throw new OptionError(`evalStrategy is "${args.evalStrategy}" but no evalDataset was given`);
     }
