@@ -1,12 +1,37 @@
 import type { Block, Pool } from "./liveness.ts";
 
+/** Where the blocks of a pool are. */
+export interface Packing {
+  readonly offsets: Map<Block, number>;
+  /** Bytes the pool needs. */
+  readonly bytes: number;
+}
+
+type Order = (a: Block, b: Block) => number;
+const span = ({ start, end }: Block): number => end - start;
+const ORDERS: readonly Order[] = [
+  (a, b) => b.bytes - a.bytes || a.start - b.start,
+  (a, b) => span(b) - span(a) || b.bytes - a.bytes,
+  (a, b) => a.start - b.start || b.bytes - a.bytes,
+  (a, b) => b.bytes * span(b) - a.bytes * span(a) || a.start - b.start,
+];
+
 /**
- * Offsets for blocks whose lifetimes are known: largest first, each at the lowest offset free for all of its life
- * (Pisarchyk & Lee 2020, "greedy by size"). Returns the offsets and the bytes the pool needs.
+ * Offsets for blocks whose lifetimes are known: in some order, each at the lowest offset free for all of its life
+ * (Pisarchyk & Lee 2020, "greedy by size"). Largest first is best nearly always; other orders are tried when it needs more
+ * than `enough`, the bytes that are live at once, and `thorough` is set.
  */
-export function packBlocks(blocks: readonly Block[], pool: Pool): { offsets: Map<Block, number>; bytes: number } {
-  const order = blocks.filter((block) => block.pool === pool);
-  order.sort((a, b) => b.bytes - a.bytes || a.start - b.start);
+export function packBlocks(blocks: readonly Block[], pool: Pool, enough = 0, thorough = false): Packing {
+  let best: Packing | null = null;
+  for (const order of thorough ? ORDERS : ORDERS.slice(0, 1)) {
+    const packing = pack(blocks.filter((block) => block.pool === pool).sort(order));
+    if (!best || packing.bytes < best.bytes) best = packing;
+    if (best.bytes <= enough) break;
+  }
+  return best!;
+}
+
+function pack(order: readonly Block[]): Packing {
   const offsets = new Map<Block, number>();
   const placed: { block: Block; offset: number }[] = []; // by offset
   let bytes = 0;

@@ -1,6 +1,7 @@
 import type { Graph, Node } from "./graph.ts";
-import { analyseLiveness, type WorkspaceOf } from "./liveness.ts";
+import { analyseLiveness, liveBytes, type WorkspaceOf } from "./liveness.ts";
 import { optimize } from "./optimize.ts";
+import { overlapCopies } from "./overlap.ts";
 import { packBlocks } from "./pack.ts";
 import { Program } from "./program.ts";
 import {
@@ -60,9 +61,10 @@ export function plan(graph: Graph, options: PlanOptions): Program {
   };
   const program = (count: number): Program => {
     const decisions = keepFirst(count);
-    const steps = applyDecisions(graph, nodes, saved, decisions);
+    const steps = overlapCopies(graph, applyDecisions(graph, nodes, saved, decisions), options.rates);
     const liveness = analyseLiveness(graph, steps, workspaceOf);
-    const arena = packBlocks(liveness.blocks, "arena");
+    const { peak } = liveBytes(liveness, steps.length, "arena");
+    const arena = packBlocks(liveness.blocks, "arena", 1.01 * peak, true);
     const host = packBlocks(liveness.blocks, "host");
     return new Program({ graph, steps, liveness, arena, host, decisions, saved, name: options.name ?? "program" });
   };

@@ -123,6 +123,8 @@ export interface Rates {
   readonly bytesPerSecond: number;
   /** Device to host copies; null: the backend has no other memory to offload to. */
   readonly hostBytesPerSecond: number | null;
+  /** Whether such copies run beside arithmetic. */
+  readonly copiesOverlap?: boolean;
 }
 
 /** Estimated seconds of a node: the longer of its arithmetic and its memory traffic. */

@@ -37,7 +37,12 @@ export class CudaBackend implements Backend {
   readonly device: CudaDevice;
   poison = false;
   // What counts is the ratio of arithmetic to traffic, and of both to the bus; an H100's.
-  readonly rates: Rates = { flopsPerSecond: 5e14, bytesPerSecond: 2.5e12, hostBytesPerSecond: 2.5e10 };
+  readonly rates: Rates = {
+    flopsPerSecond: 5e14,
+    bytesPerSecond: 2.5e12,
+    hostBytesPerSecond: 2.5e10,
+    copiesOverlap: true,
+  };
   private readonly tensors = new Set<CudaTensor>();
   private readonly arena: Arena;
 

@@ -37,6 +37,8 @@ export class CudaDevice {
   readonly nvrtc: Nvrtc;
   readonly lt: CublasLt;
   readonly stream: Handle;
+  /** For copies beside what `stream` does. */
+  readonly copyStream: Handle;
   allocated = 0;
   peak = 0;
   private readonly kernels: Kernels;
@@ -66,6 +68,7 @@ export class CudaDevice {
     this.nvrtc = new Nvrtc();
     this.kernels = new Kernels(this.driver, this.nvrtc, info.computeCapability);
     this.stream = this.driver.create("cuStreamCreate", STREAM_NON_BLOCKING);
+    this.copyStream = this.driver.create("cuStreamCreate", STREAM_NON_BLOCKING);
     this.lt = new CublasLt();
     this.productWorkspace = this.alloc(PRODUCT_WORKSPACE);
     this.staging = this.pinned(STAGING_BYTES);
@@ -210,7 +213,7 @@ export class CudaDevice {
     for (const address of this.sizes.keys()) this.driver.try("cuMemFree", address);
     this.sizes.clear();
     this.driver.try("cuMemFreeHost", this.staging.address);
-    this.driver.try("cuStreamDestroy", this.stream);
+    for (const stream of [this.stream, this.copyStream]) this.driver.try("cuStreamDestroy", stream);
     this.driver.try("cuDevicePrimaryCtxRelease", this.info.id);
   }
 }

@@ -43,6 +43,7 @@ const SIGNATURES = {
   cuStreamDestroy: "int cuStreamDestroy_v2(uint64_t)",
   cuStreamSynchronize: "int cuStreamSynchronize(uint64_t)",
   cuStreamQuery: "int cuStreamQuery(uint64_t)",
+  cuStreamWaitEvent: "int cuStreamWaitEvent(uint64_t, uint64_t, unsigned int)",
   cuStreamBeginCapture: "int cuStreamBeginCapture_v2(uint64_t, int)",
   cuStreamEndCapture: "int cuStreamEndCapture(uint64_t, void*)",
   cuGraphInstantiate: "int cuGraphInstantiateWithFlags(void*, uint64_t, unsigned long long)",

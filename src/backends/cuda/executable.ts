@@ -1,35 +1,36 @@
 import { bf16ToF32, f16ToF32 } from "../../formats/float16.ts";
-import type { Node, Value } from "../../graph/graph.ts";
+import type { Value } from "../../graph/graph.ts";
 import type { Program } from "../../graph/program.ts";
-import { GraphError } from "../../graph/types.ts";
 import { type Executable, type ExecuteOptions, type HostArray, inputBytes } from "../backend.ts";
 import type { Arena } from "./arena.ts";
-import type { Command, CudaDevice } from "./device.ts";
+import { CopyQueue } from "./copies.ts";
+import type { CudaDevice } from "./device.ts";
 import type { DevicePointer, Handle } from "./driver.ts";
+import { aligned, checkKnown, cudaTensor, emit, type Work } from "./emit.ts";
 import { CudaError } from "./errors.ts";
-import { LOWERINGS } from "./lower.ts";
-import type { Lowering } from "./lowering.ts";
-import { CudaTensor } from "./tensor.ts";
+import { type Recording, record } from "./recording.ts";
 
-const ALIGNMENT = 256;
-const aligned = (bytes: number): number => Math.ceil(bytes / ALIGNMENT) * ALIGNMENT;
+export { workspaceOf } from "./emit.ts";
 
-/** Runs before a program is captured as a graph: the first one loads kernels, which capture does not allow everywhere. */
+/** Runs before a program is captured as graphs: the first one loads kernels, which capture does not allow everywhere. */
 const EAGER_RUNS = 1;
 
 /**
- * A program as launches with fixed addresses. The first run enqueues them one by one; from the second on they are one CUDA
- * graph. Prepared again when the arena has moved, not otherwise.
+ * A program as launches with fixed addresses. The first run enqueues them one by one; from the second on they are CUDA
+ * graphs, with what depends on the run's inputs between them. Prepared again when the arena has moved, not otherwise.
  */
 export class CudaExecutable implements Executable {
   readonly program: Program;
   private readonly device: CudaDevice;
   private readonly arena: Arena;
   private readonly poison: boolean;
+  private readonly copies: CopyQueue;
   private generation = -1;
-  private steps: Command[][] = [];
+  private steps: Work[][] = [];
   private runs = 0;
-  private graph: { launch: Command; dispose: () => void } | null = null;
+  private recording: Recording | null = null;
+  /** Inputs whose numbers are counted, and how many are not negative in this run. */
+  private readonly counts = new Map<Value, number>();
 
   constructor(device: CudaDevice, arena: Arena, program: Program, poison: boolean) {
     this.device = device;
@@ -37,6 +38,7 @@ export class CudaExecutable implements Executable {
     this.program = program;
     this.poison = poison;
     for (const node of program.steps) checkKnown(node);
+    this.copies = new CopyQueue(device);
     arena.reserve(program);
   }
 
@@ -44,6 +46,7 @@ export class CudaExecutable implements Executable {
     inputs: Readonly<Record<string, HostArray>>,
     options: ExecuteOptions = {},
   ): Promise<Record<string, Float32Array>> {
+    this.arena.reserve(this.program);
     return this.arena.exclusive(async () => {
       options.signal?.throwIfAborted();
       this.prepare();
@@ -76,8 +79,13 @@ export class CudaExecutable implements Executable {
   }
 
   dispose(): void {
-    this.graph?.dispose();
-    this.graph = null;
+    this.forget();
+    this.copies.dispose();
+  }
+
+  private forget(): void {
+    this.recording?.dispose();
+    this.recording = null;
     this.steps = [];
     this.generation = -1;
   }
@@ -96,23 +104,20 @@ export class CudaExecutable implements Executable {
       const source = this.arena.inputs.address + BigInt(at);
       this.device.driver.call("cuMemcpyHtoDAsync", this.address(value), source, bytes.byteLength, this.device.stream);
       at += aligned(bytes.byteLength);
+      if (this.counts.has(value)) this.counts.set(value, notNegative(bytes));
     }
   }
 
   private run(): void {
-    if (this.graph) {
-      this.graph.launch();
+    if (!this.recording && this.runs++ >= EAGER_RUNS) {
+      this.recording = record(this.device, this.steps.flat(), this.copies);
+    }
+    if (this.recording) {
+      this.recording.run();
       return;
     }
-    const enqueue = (): void => {
-      for (const commands of this.steps) for (const command of commands) command();
-    };
-    if (this.runs++ < EAGER_RUNS) {
-      enqueue();
-      return;
-    }
-    this.graph = this.device.capture(enqueue);
-    this.graph.launch();
+    for (const works of this.steps) for (const { run } of works) run();
+    this.copies.join();
   }
 
   /** One by one, with an event between any two steps. */
@@ -125,10 +130,11 @@ export class CudaExecutable implements Executable {
       events.push(event);
     };
     mark();
-    for (const commands of this.steps) {
-      for (const command of commands) command();
+    for (const works of this.steps) {
+      for (const { run } of works) run();
       mark();
     }
+    this.copies.join();
     await this.device.finished();
     const elapsed = new Float32Array(1);
     for (let i = 0; i + 1 < events.length && i < timings.length; i++) {
@@ -146,104 +152,44 @@ export class CudaExecutable implements Executable {
 
   private prepare(): void {
     if (this.generation === this.arena.generation) return;
-    this.dispose();
+    this.forget();
     this.runs = 0;
-    const { device, arena, program } = this;
+    const { device, arena, program, copies } = this;
+    const around = {
+      device,
+      copies,
+      address: (value: Value) => this.address(value),
+      countOf: (labels: Value) => this.counts.get(labels) ?? labels.shape[0]!,
+    };
+    for (const value of program.inputs.values()) if (value.dtype === "i32") this.counts.set(value, 0);
     this.steps = program.steps.map((node, step) => {
-      const commands: Command[] = [];
       const workspace = program.workspace(node);
-      const base = workspace === null ? 0 : arena.base + workspace;
-      lower(
-        node,
-        emitting(device, commands, (value) => this.address(value), base),
-      );
-      if (this.poison) {
-        for (const block of program.liveness.blocks) {
-          if (block.end !== step || block.role === "output" || block.role === "input" || block.pool === "host")
-            continue;
-          const address = arena.base + program.offsetOf(block);
-          commands.push(() => device.clear(address, block.bytes, 255));
-        }
-      }
-      return commands;
+      const works = emit(node, workspace === null ? 0 : arena.base + workspace, around);
+      if (this.poison) works.push(...this.poisoned(step));
+      return works;
     });
     this.generation = arena.generation;
   }
-}
 
-function emitting(
-  device: CudaDevice,
-  commands: Command[],
-  address: (value: Value) => DevicePointer,
-  workspace: DevicePointer,
-): Lowering {
-  let used = 0;
-  const { driver, stream } = device;
-  return {
-    multiprocessors: device.info.multiprocessors,
-    computeCapability: device.info.computeCapability,
-    address: (value) => (value ? address(value) : 0),
-    tensor: cudaTensor,
-    scratch(bytes) {
-      const at = workspace + used;
-      used += aligned(bytes);
-      return at;
-    },
-    launch: (launch) => commands.push(device.prepare(launch)),
-    product: (product, at) => commands.push(device.product(product, at)),
-    copy: (target, source, bytes) => commands.push(() => device.copy(target, source, bytes)),
-    clear: (target, bytes) => commands.push(() => device.clear(target, bytes)),
-    offload(node) {
-      const [from, to, bytes] = [address(node.inputs[0]!), address(node.outputs[0]!), node.inputs[0]!.bytes];
-      commands.push(() => driver.call("cuMemcpyDtoHAsync", to, from, bytes, stream));
-    },
-    fetch(node) {
-      const [from, to, bytes] = [address(node.inputs[0]!), address(node.outputs[0]!), node.inputs[0]!.bytes];
-      commands.push(() => driver.call("cuMemcpyHtoDAsync", to, from, bytes, stream));
-    },
-  };
-}
-
-/** Bytes of workspace a node's launches use. */
-export function workspaceOf(device: CudaDevice, node: Node): number {
-  let bytes = 0;
-  if (node.op.view) return 0;
-  const nothing = (): void => undefined;
-  lower(node, {
-    multiprocessors: device.info.multiprocessors,
-    computeCapability: device.info.computeCapability,
-    address: () => 0,
-    tensor: cudaTensor,
-    scratch(more) {
-      const at = bytes;
-      bytes += aligned(more);
-      return at;
-    },
-    launch: nothing,
-    product: nothing,
-    copy: nothing,
-    clear: nothing,
-    offload: nothing,
-    fetch: nothing,
-  });
-  return bytes;
-}
-
-function checkKnown(node: Node): void {
-  if (!node.op.view && !LOWERINGS[node.op.name]) {
-    throw new GraphError(`the CUDA backend has no kernel for ${node.op.name} (in ${node.scope})`);
+  /** Fills what is free after a step with NaNs. */
+  private poisoned(step: number): Work[] {
+    const { program, arena, device } = this;
+    return program.liveness.blocks
+      .filter(({ end, role, pool }) => end === step && role !== "output" && role !== "input" && pool !== "host")
+      .map((block) => {
+        const address = arena.base + program.offsetOf(block);
+        return { fixed: true, run: () => device.clear(address, block.bytes, 255) };
+      });
   }
 }
 
-function lower(node: Node, to: Lowering): void {
-  if (node.op.view) return;
-  checkKnown(node);
-  LOWERINGS[node.op.name]!(node, to);
-}
-
-export function cudaTensor(value: Value): CudaTensor {
-  if (value.tensor instanceof CudaTensor) return value.tensor;
-  throw new GraphError(`${value} is not a tensor of the CUDA backend`);
+/** How many of these i32 are not negative. */
+function notNegative(bytes: Uint8Array): number {
+  const numbers = bytes.byteOffset % 4 === 0 ? bytes : bytes.slice();
+  const values = new Int32Array(numbers.buffer, numbers.byteOffset, numbers.byteLength / 4);
+  let count = 0;
+  for (const value of values) if (value >= 0) count++;
+  return count;
 }
 
 function toFloats(value: Value, bytes: Uint8Array): Float32Array {

@@ -1,48 +1,14 @@
 import type { Node, Value } from "../../graph/graph.ts";
-import { cType, float, long, pointer } from "./kernels.ts";
-import { columnSum } from "./lower-sums.ts";
-import { colsOf, dense, floatOf, type Lower, type Lowering, number, rowsOf } from "./lowering.ts";
+import { cType, long, pointer } from "./kernels.ts";
+import { headRows, labelRows, type RowOutputs } from "./lower-head.ts";
+import { colsOf, floatOf, type Lower, type Lowering, number, rowsOf, size, spread } from "./lowering.ts";
 
-/** Bytes of f32 logits that exist at a time, and the fewest rows of a chunk. */
-const CHUNK_BYTES = 256 * 2 ** 20;
-const CHUNK_ROWS = 128;
-const THREADS = 512;
-
-interface Rows {
-  readonly rows: number;
-  readonly vocab: number;
-  readonly logits: number;
-  readonly logitsType: string;
-  readonly bias: number;
-  readonly labels: number;
-  readonly lossScale: number;
-  readonly dloss: number;
-  readonly stats: number;
-  readonly lse: number;
-  readonly dlogits: number;
-  readonly gradType: string;
-}
-
-function lossRows(to: Lowering, node: Node, at: Rows): void {
-  to.launch({
-    file: "cross_entropy",
-    defines: { T: at.logitsType, D: at.gradType },
-    kernel: "cross_entropy_rows",
-    grid: [at.rows],
-    threads: THREADS,
-    args: [
-      long(at.vocab), pointer(at.logits), pointer(at.bias), pointer(at.labels), pointer(at.lossScale), pointer(at.dloss),
-      float(number(node, "softcap")), float(number(node, "labelSmoothing")), pointer(at.stats), pointer(at.lse),
-      pointer(at.dlogits),
-    ],
-  }); // biome-ignore format: in the groups of the kernel's signature
-}
-
+/** Loss and metrics from the sums of every row. */
 function lossTotal(to: Lowering, node: Node, rows: number, stats: number, lossScale: number): void {
   const outputs = [node.outputs[0], node.outputs[1]].map((value) => pointer(to.address(value)));
   to.launch({
     file: "cross_entropy",
-    defines: { T: "float", D: "float" },
+    defines: { T: "float", D: "float", V: 1 },
     kernel: "loss_total",
     grid: [1],
     threads: 128,
@@ -50,103 +16,114 @@ function lossTotal(to: Lowering, node: Node, rows: number, stats: number, lossSc
   });
 }
 
-/** The loss of a head over h, a chunk of tokens at a time; with gradients when `dh` is given. */
+/** Where dW and dBias go, and what they are added to: the outputs and inputs from these indices on. */
+function weightGradients(node: Node, to: Lowering, output: number) {
+  const { weightGrad = false, biasGrad = false } = node.attrs;
+  const last = node.outputs.length - 1;
+  const at = (wanted: unknown, acc: number, index: number) => {
+    const out = node.outputs[index]!;
+    return wanted ? { acc: to.address(node.inputs[acc]), out: to.address(out), bytes: out.bytes } : null;
+  };
+  return { weight: at(weightGrad, 5, output), bias: at(biasGrad, 6, last) };
+}
+
+/** The loss of a head over h, with gradients when `dh` is given. */
 function headLoss(node: Node, to: Lowering, dh: Value | null): void {
   const [h, w, bias, labels, lossScale] = node.inputs as [Value, Value, Value | null, Value, Value];
-  const { weightGrad = false, biasGrad = false } = node.attrs;
-  const [tokens, d] = [rowsOf(h), colsOf(h)];
-  const vocab = rowsOf(w);
-  const input = floatOf(h);
-  const bytes = input === "f32" ? 4 : 2;
-  const wanted = Math.floor(CHUNK_BYTES / (4 * vocab) / CHUNK_ROWS) * CHUNK_ROWS;
-  const chunk = Math.min(tokens, Math.max(CHUNK_ROWS, wanted));
-  const weight = dense(to, w, input);
+  const tokens = rowsOf(h);
   const stats = to.scratch(16 * tokens);
-  const logits = to.scratch(4 * chunk * vocab);
-  const dlogits = !dh ? 0 : input === "f32" ? logits : to.scratch(bytes * chunk * vocab);
-  const dWeight = weightGrad ? to.address(node.outputs[3]) : 0;
-  const dBias = biasGrad ? to.address(node.outputs[node.outputs.length - 1]) : 0;
-  for (let from = 0; from < tokens; from += chunk) {
-    const rows = Math.min(chunk, tokens - from);
-    const hidden = to.address(h) + from * d * bytes;
-    const common = { input, transA: false };
-    to.product(
-      { ...common, m: rows, n: vocab, k: d, transB: true, output: "f32", lda: d, ldb: d, ldc: vocab },
-      { a: hidden, b: weight, c: logits, d: logits, alpha: 1, beta: 0 },
-    );
-    lossRows(to, node, {
-      rows,
-      vocab,
-      logits,
-      logitsType: "float",
-      bias: to.address(bias),
-      labels: to.address(labels) + 4 * from,
+  to.clear(stats, 16 * tokens);
+  headRows(to, {
+    h,
+    w,
+    bias,
+    labels,
+    dh,
+    gradients: weightGradients(node, to, 3),
+    rows: {
+      softcap: number(node, "softcap"),
+      smoothing: number(node, "labelSmoothing"),
       lossScale: to.address(lossScale),
-      dloss: 0,
-      stats: stats + 16 * from,
-      lse: 0,
-      dlogits,
-      gradType: cType(input),
-    });
-    if (!dh) continue;
-    const target = to.address(dh) + from * d * bytes;
-    to.product(
-      { ...common, m: rows, n: d, k: vocab, transB: false, output: input, lda: vocab, ldb: d, ldc: d },
-      { a: dlogits, b: weight, c: target, d: target, alpha: 1, beta: 0 },
-    );
-    const acc = (index: number, target: number): number => (from > 0 ? target : to.address(node.inputs[index]));
-    if (dWeight || weightGrad) {
-      const before = acc(5, dWeight);
-      to.product(
-        { input, m: vocab, n: d, k: rows, transA: true, transB: false, output: "f32", lda: vocab, ldb: d, ldc: d },
-        { a: dlogits, b: hidden, c: before || dWeight, d: dWeight, alpha: 1, beta: before ? 1 : 0 },
-      );
-    }
-    if (biasGrad) {
-      columnSum(to, { address: dlogits, type: cType(input), rows, cols: vocab }, 1, acc(6, dBias), dBias);
-    }
-  }
+      stats,
+    },
+  });
   lossTotal(to, node, tokens, stats, to.address(lossScale));
 }
 
-/** Cross-entropy, of a head and of given logits. */
+/** Whole logits: what the rows are and what they are wanted for. */
+function givenLogits(node: Node, to: Lowering, outputs: RowOutputs & { dlogits?: Value }): void {
+  const [logits, labels] = node.inputs as [Value, Value];
+  const { dlogits, ...rest } = outputs;
+  const vocab = colsOf(logits);
+  labelRows(to, {
+    rows: rowsOf(logits),
+    vocab,
+    pitch: vocab,
+    logits: to.address(logits),
+    logitsType: cType(floatOf(logits)),
+    gradType: cType(floatOf(logits)),
+    vector: vocab % 8 === 0 ? 16 / (logits.dtype === "f32" ? 4 : 2) : 1,
+    bias: 0,
+    index: 0,
+    labels: to.address(labels),
+    softcap: number(node, "softcap"),
+    dlogits: to.address(dlogits),
+    dpitch: vocab,
+    ...rest,
+  });
+}
+
+const tokenOutputs = (node: Node, to: Lowering): RowOutputs => {
+  const [logp, entropy, mean, correct] = node.outputs.map((value) => to.address(value));
+  return { logp: logp!, entropy: entropy!, mean: mean!, correct: correct! };
+};
+
+/** Cross-entropy and log-probabilities, of a head and of given logits, and sums by sequence. */
 export const LOWER_LOSS: Readonly<Record<string, Lower>> = {
   linear_cross_entropy: (node, to) => headLoss(node, to, null),
   linear_cross_entropy_grad: (node, to) => headLoss(node, to, node.outputs[2]!),
+  linear_log_probs(node, to) {
+    const [h, w, bias, labels] = node.inputs as [Value, Value, Value | null, Value];
+    for (const value of node.outputs) to.clear(to.address(value), value.bytes);
+    const rows = { softcap: number(node, "softcap"), scale: number(node, "scale"), ...tokenOutputs(node, to) };
+    headRows(to, { h, w, bias, labels, dh: null, gradients: { weight: null, bias: null }, rows });
+  },
+  linear_log_probs_grad(node, to) {
+    const [h, w, bias, labels, dlogp] = node.inputs as [Value, Value, Value | null, Value, Value];
+    const rows = { softcap: number(node, "softcap"), scale: number(node, "scale"), dlogp: to.address(dlogp) };
+    headRows(to, { h, w, bias, labels, dh: node.outputs[0]!, gradients: weightGradients(node, to, 1), rows });
+  },
   cross_entropy(node, to) {
-    const [logits, labels, lossScale] = node.inputs as [Value, Value, Value];
+    const [logits, , lossScale] = node.inputs as [Value, Value, Value];
     const stats = to.scratch(16 * rowsOf(logits));
-    lossRows(to, node, {
-      rows: rowsOf(logits),
-      vocab: colsOf(logits),
-      logits: to.address(logits),
-      logitsType: cType(floatOf(logits)),
-      bias: 0,
-      labels: to.address(labels),
-      lossScale: to.address(lossScale),
-      dloss: 0,
-      stats,
-      lse: to.address(node.outputs[2]),
-      dlogits: 0,
-      gradType: "float",
-    });
+    givenLogits(node, to, { smoothing: number(node, "labelSmoothing"), stats, lse: to.address(node.outputs[2]) });
     lossTotal(to, node, rowsOf(logits), stats, to.address(lossScale));
   },
   cross_entropy_grad(node, to) {
-    const [logits, labels, lossScale, dloss] = node.inputs as [Value, Value, Value, Value];
-    lossRows(to, node, {
-      rows: rowsOf(logits),
-      vocab: colsOf(logits),
-      logits: to.address(logits),
-      logitsType: cType(floatOf(logits)),
-      bias: 0,
-      labels: to.address(labels),
-      lossScale: to.address(lossScale),
-      dloss: to.address(dloss),
-      stats: 0,
-      lse: 0,
-      dlogits: to.address(node.outputs[0]),
-      gradType: cType(floatOf(node.outputs[0]!)),
+    const [, , lossScale, dloss] = node.inputs as [Value, Value, Value, Value];
+    const factor = { lossScale: to.address(lossScale), dloss: to.address(dloss) };
+    givenLogits(node, to, { smoothing: number(node, "labelSmoothing"), ...factor, dlogits: node.outputs[0]! });
+  },
+  log_probs: (node, to) => givenLogits(node, to, { scale: number(node, "scale"), ...tokenOutputs(node, to) }),
+  log_probs_grad(node, to) {
+    const dlogp = to.address(node.inputs[2]);
+    givenLogits(node, to, { scale: number(node, "scale"), dlogp, dlogits: node.outputs[0]! });
+  },
+  segment_sum(node, to) {
+    const [x, segments] = node.inputs as [Value, Value];
+    const pointers = [x, segments, node.outputs[0]].map((value) => pointer(to.address(value)));
+    to.launch({
+      file: "reduce",
+      defines: { T: "float" },
+      kernel: "segment_sum",
+      grid: [number(node, "segments")],
+      threads: 256,
+      args: [long(size(x)), ...pointers],
     });
+  },
+  take(node, to) {
+    const [x, indices] = node.inputs as [Value, Value];
+    const pointers = [x, indices, node.outputs[0]].map((value) => pointer(to.address(value)));
+    spread(to, "reduce", { T: "float" }, "take", size(indices), [long(size(indices)), long(size(x)), ...pointers]);
   },
 };

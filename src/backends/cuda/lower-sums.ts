@@ -51,10 +51,10 @@ function columnTotal(
   });
 }
 
-/** y[cols] = acc + alpha·Σ_rows x, x at an address: also the loss's bias gradient. */
+/** y[cols] = acc + alpha·Σ_rows x, x at an address with rows of `pitch` elements: also the loss's bias gradient. */
 export function columnSum(
   to: Lowering,
-  x: { address: number; type: string; rows: number; cols: number },
+  x: { address: number; type: string; rows: number; cols: number; pitch?: number },
   alpha: number,
   acc: number,
   y: number,
@@ -67,7 +67,7 @@ export function columnSum(
     kernel: "column_partial",
     grid: [Math.ceil(x.cols / THREADS), parts],
     threads: THREADS,
-    args: [long(x.rows), long(x.cols), long(PART_ROWS), pointer(x.address), pointer(partial)],
+    args: [long(x.rows), long(x.cols), long(x.pitch ?? x.cols), long(PART_ROWS), pointer(x.address), pointer(partial)],
   });
   columnTotal(to, parts, x.cols, alpha, partial, acc, y);
 }

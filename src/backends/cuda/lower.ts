@@ -72,6 +72,7 @@ export const LOWERINGS: Readonly<Record<string, Lower>> = {
   },
   offload: (node, to) => to.offload(node),
   fetch: (node, to) => to.fetch(node),
+  copy_wait: (node, to) => to.wait(node),
   embedding(node, to) {
     const [table, ids] = node.inputs as [Value, Value];
     const out = node.outputs[0]!;

@@ -26,12 +26,13 @@ KERNEL total_final(i64 parts, float factor, const double* partial, const float* 
   if (threadIdx.x == 0) out[0] = (float)((acc ? (double)acc[0] : 0.0) + factor * sum);
 }
 
-KERNEL column_partial(i64 rows, i64 cols, i64 rows_per_part, const T* x, float* partial) {
+// `pitch`: length of x's rows in memory.
+KERNEL column_partial(i64 rows, i64 cols, i64 pitch, i64 rows_per_part, const T* x, float* partial) {
   const i64 j = (i64)blockIdx.x * blockDim.x + threadIdx.x;
   if (j >= cols) return;
   const i64 from = blockIdx.y * rows_per_part, to = from + rows_per_part < rows ? from + rows_per_part : rows;
   float sum = 0.0f;
-  for (i64 r = from; r < to; r++) sum += to_float(x[r * cols + j]);
+  for (i64 r = from; r < to; r++) sum += to_float(x[r * pitch + j]);
   partial[blockIdx.y * cols + j] = sum;
 }
 // y[j] = acc[j] + alpha·Σ_part partial[part][j]
@@ -47,4 +48,20 @@ KERNEL clip_factor(const float* squares, const float* max_norm, float* norm, flo
   const float n = sqrtf(squares[0]), max = max_norm[0], f = max / (n + 1e-6f);
   norm[0] = n;
   factor[0] = max > 0.0f ? (f > 1.0f ? 1.0f : f) : 1.0f;
+}
+
+// out[s] = Σ x[t] over segments[t] = s; one block a segment.
+KERNEL segment_sum(i64 n, const float* x, const int* segments, float* out) {
+  float sum = 0.0f;
+  for (i64 t = threadIdx.x; t < n; t += blockDim.x) sum += segments[t] == (int)blockIdx.x ? x[t] : 0.0f;
+  sum = block_sum(sum);
+  if (threadIdx.x == 0) out[blockIdx.x] = sum;
+}
+
+// out[i] = x[indices[i]], 0 where there is no such element.
+KERNEL take(i64 n, i64 length, const float* x, const int* indices, float* out) {
+  for (i64 i = (i64)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += (i64)gridDim.x * blockDim.x) {
+    const int at = indices[i];
+    out[i] = at >= 0 && at < length ? x[at] : 0.0f;
+  }
 }
