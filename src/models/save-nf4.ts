@@ -42,7 +42,9 @@ export function quantizationConfig(model: CausalLM, dtype: DTypeName, loaded: un
   const quantized = tensors.filter((tensor) => tensor.dtype === "nf4");
   if (quantized.length === 0) return null;
   // null: all but the head. With others left dense the list has to name every one.
-  const plain = tensors.filter((tensor) => tensor.dtype !== "nf4").map((tensor) => tensor.name.replace(/\.weight$/, ""));
+  const plain = tensors
+    .filter((tensor) => tensor.dtype !== "nf4")
+    .map((tensor) => tensor.name.replace(/\.weight$/, ""));
   const others = plain.some((module) => module !== "lm_head");
   return {
     _load_in_4bit: true,

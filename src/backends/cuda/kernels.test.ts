@@ -11,6 +11,7 @@ import { constantOp, mul } from "../../ops/elementwise.ts";
 import { linear, matmul } from "../../ops/matmul.ts";
 import { sum } from "../../ops/reduce.ts";
 import { Optimizer } from "../../optim/optimizer.ts";
+import { dequantizeInt8, quantizeInt8 } from "../../quant/int8.ts";
 import { dequantizeNf4Reference, expandAbsmax, nestAbsmax, quantizeNf4Reference } from "../../quant/nf4.ts";
 import { randomFloats, relativeError } from "../../testing/kernels.ts";
 import type { Backend, HostArray } from "../backend.ts";
@@ -57,6 +58,32 @@ test("double-quantised NF4 is bitsandbytes' (CUDA)", { skip }, async () => {
   // expandAbsmax rounds after the product and after the sum, and so does the kernel.
   assert.deepEqual(await backend.dequantize(tensor), expected);
   tensor.dispose();
+});
+
+test("8-bit weights are the CPU's, and a product with one is that with its numbers (CUDA)", { skip }, async () => {
+  for (const [rows, cols] of [
+    [48, 320],
+    [7, 37],
+  ] as const) {
+    const values = randomFloats(rows * cols, 8);
+    const { codes, scales } = quantizeInt8(values);
+    const decoded = dequantizeInt8(codes, scales);
+    for (const dtype of ["f32", "bf16", "f16"] as const) {
+      const backend = gpu(dtype);
+      const tensor = backend.createTensor("w", "int8", [rows, cols], { role: "weight" });
+      const source = bytes(values);
+      backend.quantize(tensor, "f32", (target, at) => target.set(source.subarray(at, at + target.length)));
+      assert.deepEqual(await backend.dequantize(tensor), decoded);
+      const inputs = { x: randomFloats(5 * cols, 9), dense: decoded };
+      const { quantised, plain } = await compute(backend, inputs, (graph) => {
+        const x = cast(graph.input("x", "f32", [5, cols]), dtype);
+        graph.output("quantised", linear(x, graph.use(tensor)));
+        graph.output("plain", linear(x, graph.input("dense", "f32", [rows, cols])));
+      });
+      assert.deepEqual(quantised, plain, dtype);
+      tensor.dispose();
+    }
+  }
 });
 
 /** Outputs of a traced function on a backend. */

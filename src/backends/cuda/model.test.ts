@@ -17,7 +17,7 @@ import { gpu, skip } from "./gpu.test.support.ts";
 const FAMILIES = ["llama", "llama3", "mistral", "qwen2", "qwen3", "gemma2"];
 const OPTIMIZER = { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weightDecay: 0, eightBit: false };
 /** Largest relative error of logits computed in two ways. */
-const LOGITS_TOLERANCE = { f32: 1e-4, bf16: 5e-2 };
+const LOGITS_TOLERANCE = { f32: 1e-4, bf16: 5e-2, f16: 1e-2 };
 
 interface Expected {
   readonly batch: OracleBatch;
@@ -55,7 +55,11 @@ async function familyGradients(
   const { loss, metrics } = await runner.train(oracleBatch(expected.batch), scale, new Uint32Array(2));
   const gradients = new Map<string, Float32Array>();
   for (const trainable of optimizer.trainables) {
-    gradients.set(trainable.name, new Float32Array((await optimizer.gradient(trainable).read()).buffer));
+    const scaled = new Float32Array((await optimizer.gradient(trainable).read()).buffer);
+    gradients.set(
+      trainable.name,
+      scaled.map((x) => x / (optimizer.lossScaler?.scale ?? 1)),
+    );
   }
   runner.dispose();
   optimizer.dispose();
@@ -88,19 +92,25 @@ for (const family of FAMILIES) {
     }
   });
 
-  test(`${family}: bf16 is off by no more than bf16 weights alone explain (CUDA)`, { skip }, async () => {
-    const tensors = fixture();
-    const want = (name: string) => oracleFloats(tensors, `grad.${name}`);
-    // These random models amplify rounding: f32 arithmetic over rounded weights alone moves the gradients by 3% to 22%.
-    const alone = await familyGradients(family, "f32", true);
-    const { expected, loss, gradients } = await familyGradients(family, "bf16", false);
-    const [noise, error] = [distance(alone.gradients, want), distance(gradients, want)];
-    assert.ok(error <= 3 * noise, `gradients off by ${error}; rounded weights alone by ${noise}`);
-    assert.ok(Math.abs(loss / expected.lora.loss - 1) <= 1e-2, `${loss}, expected ${expected.lora.loss}`);
-  });
+  // f16 has three bits more of a number than bf16; its gradients are scaled on the way.
+  for (const [dtype, share, slack] of [
+    ["bf16", 3, 1e-2],
+    ["f16", 1, 2e-3],
+  ] as const) {
+    test(`${family}: ${dtype} is off by no more than bf16 weights alone explain (CUDA)`, { skip }, async () => {
+      const tensors = fixture();
+      const want = (name: string) => oracleFloats(tensors, `grad.${name}`);
+      // These random models amplify rounding: f32 arithmetic over rounded weights alone moves the gradients by 3% to 22%.
+      const alone = await familyGradients(family, "f32", true);
+      const { expected, loss, gradients } = await familyGradients(family, dtype, false);
+      const [noise, error] = [distance(alone.gradients, want), distance(gradients, want)];
+      assert.ok(error <= share * noise, `gradients off by ${error}; rounded weights alone by ${noise}`);
+      assert.ok(Math.abs(loss / expected.lora.loss - 1) <= slack, `${loss}, expected ${expected.lora.loss}`);
+    });
+  }
 }
 
-for (const dtype of ["f32", "bf16"] as const) {
+for (const dtype of ["f32", "bf16", "f16"] as const) {
   const tolerance = LOGITS_TOLERANCE[dtype];
   test(`logits of packed sequences and of decoding with a cache agree (CUDA, ${dtype})`, { skip }, async () => {
     for (const family of FAMILIES) {
@@ -162,6 +172,7 @@ interface Trajectory {
 for (const [dtype, tolerance] of [
   ["f32", 1e-4],
   ["bf16", 3e-2],
+  ["f16", 3e-3],
 ] as const) {
   for (const name of ["llama3_lora", "qwen2_lora", "gemma2_lora", "llama3_nf4_lora"]) {
     test(`${name}: 20 steps follow PyTorch's (CUDA, ${dtype})`, { skip }, async () => {
@@ -185,6 +196,8 @@ for (const [dtype, tolerance] of [
         const slack = dtype === "f32" ? 1e-3 : 0.1;
         assert.ok(Math.abs(norm / step.grad_norm - 1) <= slack, `step ${i}: norm ${norm}, expected ${step.grad_norm}`);
       }
+      const scaler = optimizer.lossScaler;
+      assert.equal(scaler?.scale, dtype === "f16" ? 65536 : undefined, "no step was left out");
       runner.dispose();
       optimizer.dispose();
     });
