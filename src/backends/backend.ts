@@ -72,6 +72,8 @@ export interface Backend {
   /** Type of activations in models traced for this backend; f32 when left out. */
   readonly computeDtype?: FloatDType;
   readonly workspaceOf: WorkspaceOf;
+  /** Whether products of one input run as one step (ops/matmul-group.ts): worth it where a step is short. */
+  readonly groupsProducts?: boolean;
   createTensor(name: string, dtype: DType, shape: Shape, options: TensorOptions): DeviceTensor;
   /**
    * Fill an NF4 or int8 tensor from a dense source of `dtype`, a piece at a time: `read` copies source bytes from an offset into

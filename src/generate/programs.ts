@@ -6,6 +6,7 @@ import type { CausalLM } from "../models/model.ts";
 import { attention } from "../ops/attention.ts";
 import { attentionCached, kvWrite } from "../ops/cache.ts";
 import { selectRows } from "../ops/embedding.ts";
+import { groupProducts } from "../ops/matmul-group.ts";
 
 /** A layer's keys and values: [sequences·maxLength, kvHeads·headDim] each. */
 export interface LayerCache {
@@ -97,5 +98,6 @@ function write(graph: Graph, layer: LayerCache, k: Value, v: Value, slots: Value
 }
 
 function compile({ backend }: CausalLM, graph: Graph, name: string): Executable {
+  if (backend.groupsProducts) groupProducts(graph);
   return backend.compile(plan(graph, { workspaceOf: backend.workspaceOf, rates: backend.rates, name }));
 }

@@ -35,6 +35,7 @@ export class CudaBackend implements Backend {
   readonly computeDtype: FloatDType;
   readonly fp8: boolean;
   readonly device: CudaDevice;
+  readonly groupsProducts = true;
   poison = false;
   // What counts is the ratio of arithmetic to traffic, and of both to the bus; an H100's.
   readonly rates: Rates = {

@@ -1,7 +1,8 @@
 import type { Node, Value } from "../../graph/graph.ts";
 import { GraphError } from "../../graph/types.ts";
-import { cType, type Defines, float, int, type KernelArgument, long, pointer } from "./kernels.ts";
-import { colsOf, floatOf, type Lower, type Lowering, number, rowsOf, rowThreads, typed } from "./lowering.ts";
+import { type Defines, float, int, type KernelArgument, pointer } from "./kernels.ts";
+import { LOWER_DECODE } from "./lower-decode.ts";
+import { type Lower, type Lowering, number, rowsOf, typed } from "./lowering.ts";
 
 const MAX_HEAD_DIM = 256;
 
@@ -70,6 +71,7 @@ function delta(node: Node, to: Lowering, { tokens, heads, headDim }: Shape, o: V
 
 /** Attention over packed tokens and against a cache. */
 export const LOWER_ATTENTION: Readonly<Record<string, Lower>> = {
+  ...LOWER_DECODE,
   attention(node, to) {
     const shape = shapeOf(node);
     const { file, defines, rows, threads, shared } = choose(node, to, shape);
@@ -110,35 +112,5 @@ export const LOWER_ATTENTION: Readonly<Record<string, Lower>> = {
       sharedBytes: shared.gradKv,
       args: [...head, ...rest, dk!, dv!],
     });
-  },
-  kv_write(node, to) {
-    const [x, slots, cache] = node.inputs as [Value, Value, Value];
-    const pointers = [x, slots, cache].map((value) => pointer(to.address(value)));
-    to.launch({
-      file: "cache",
-      defines: { ...typed(x), C: cType(floatOf(cache)) },
-      kernel: "kv_write",
-      grid: [rowsOf(x)],
-      threads: rowThreads(colsOf(x)),
-      args: [long(colsOf(x)), long(rowsOf(cache)), ...pointers],
-    });
-  },
-  attention_cached(node, to) {
-    const { tokens, heads, kvHeads, headDim } = shapeOf(node);
-    const [q, keys, values, rows, lengths] = node.inputs as [Value, Value, Value, Value, Value];
-    const { maxLength, scale, window, softcap } = node.attrs as Record<string, number>;
-    const pointers = [q, keys, values].map((value) => pointer(to.address(value)));
-    const visible = [rows, lengths].map((value) => pointer(to.address(value)));
-    to.launch({
-      file: "cache",
-      defines: { ...typed(q), C: cType(floatOf(keys)) },
-      kernel: "attention_cached",
-      grid: [heads, tokens],
-      threads: 128,
-      args: [
-        int(heads), int(kvHeads), int(headDim), ...pointers, int(maxLength!), long(rowsOf(keys)), ...visible,
-        float(scale!), int(window!), float(softcap!), pointer(to.address(node.outputs[0])),
-      ],
-    }); // biome-ignore format: in the groups of the kernel's signature
   },
 };

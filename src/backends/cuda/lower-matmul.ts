@@ -1,6 +1,7 @@
 import type { Node, Value } from "../../graph/graph.ts";
 import type { FloatDType } from "../../graph/types.ts";
 import { cType, float, int, long, pointer } from "./kernels.ts";
+import { fewRows, lowerFewRows, lowerGroup } from "./lower-decode.ts";
 import { colsOf, decodeNf4, dense, floatOf, type Lower, type Lowering, rowsOf, size, spread } from "./lowering.ts";
 
 /** C = acc + bias + alpha·op(A)·op(B) + alpha2·op(A2)·op(B2): a library product each, operands decoded to A's type first. */
@@ -8,6 +9,7 @@ export const LOWER_MATMUL: Readonly<Record<string, Lower>> = {
   matmul(node, to) {
     const [a, b, acc, bias, a2, b2] = node.inputs as [Value, Value, ...(Value | null)[]];
     const c = node.outputs[0]!;
+    if (fewRows([node], to)) return lowerFewRows([node], to);
     if (foldable(node)) return lowerFolded(node, to);
     const { transA, transB, alpha, alpha2 } = node.attrs as Record<string, number | boolean>;
     const input = floatOf(a);
@@ -32,6 +34,7 @@ export const LOWER_MATMUL: Readonly<Record<string, Lower>> = {
     multiply(a, b, alpha as number);
     if (a2) multiply(a2, b2!, alpha2 as number);
   },
+  matmul_group: (node, to) => lowerGroup(node, to, LOWER_MATMUL.matmul!),
 };
 
 /** Depth that a folded update gets, zeros included. */

@@ -1,0 +1,181 @@
+import type { Node, Value } from "../../graph/graph.ts";
+import { GraphError } from "../../graph/types.ts";
+import { groupMembers } from "../../ops/matmul-group.ts";
+import { cType, float, int, type KernelArgument, long, pointer } from "./kernels.ts";
+import { colsOf, floatOf, type Lower, type Lowering, number, rowsOf, rowThreads, typed } from "./lowering.ts";
+
+/** Tensor cores with bf16 (Ampere). */
+const MMA_CAPABILITY = 80;
+/** Rows up to which streaming the weights once every 32 rows beats decoding them for a library product. */
+const MOST_ROWS = { nf4: 64, bf16: 32 } as const;
+/** Rank up to which a LoRA's A is a narrow weight. */
+const NARROW = 256;
+const FEATURES = 16;
+const WARPS = 8;
+
+const MAX_HEAD_DIM = 256;
+/** Query heads that a block of attention takes together. */
+const MOST_HEADS = 8;
+/** Keys of the shortest run that a block takes (SHORTEST of decode_attention.cu), and most runs a token's keys are cut into. */
+const SHORTEST_RUN = 64;
+const MOST_RUNS = 64;
+
+/** Steps of decoding against a cache. */
+export const LOWER_DECODE: Readonly<Record<string, Lower>> = {
+  kv_write(node, to) {
+    const [x, slots, cache] = node.inputs as [Value, Value, Value];
+    const pointers = [x, slots, cache].map((value) => pointer(to.address(value)));
+    to.launch({
+      file: "cache",
+      defines: { ...typed(x), C: cType(floatOf(cache)) },
+      kernel: "kv_write",
+      grid: [rowsOf(x)],
+      threads: rowThreads(colsOf(x)),
+      args: [long(colsOf(x)), long(rowsOf(cache)), ...pointers],
+    });
+  },
+  attention_cached(node, to) {
+    const [q, keys, values, rows, lengths] = node.inputs as [Value, Value, Value, Value, Value];
+    const { heads, kvHeads, headDim: D, maxLength, scale, window, softcap } = node.attrs as Record<string, number>;
+    if (D! > MAX_HEAD_DIM) {
+      throw new GraphError(`the CUDA backend's attention has heads of up to ${MAX_HEAD_DIM}, found ${D}`);
+    }
+    const tokens = rowsOf(q);
+    const G = headsTogether(heads! / kvHeads!);
+    const blocks = heads! / G;
+    const wanted = Math.ceil((2 * to.multiprocessors) / (tokens * blocks));
+    const splits = Math.max(1, Math.min(wanted, Math.ceil(maxLength! / SHORTEST_RUN), MOST_RUNS));
+    const partial = splits > 1 ? to.scratch(4 * tokens * heads! * splits * (D! + 2)) : 0;
+    const defines = { ...typed(q), C: cType(floatOf(keys)), D: D!, G };
+    const pointers = [q, keys, values].map((value) => pointer(to.address(value)));
+    const visible = [long(rowsOf(keys)), ...[rows, lengths].map((value) => pointer(to.address(value)))];
+    const ends = [pointer(partial), pointer(to.address(node.outputs[0]))];
+    to.launch({
+      file: "decode_attention",
+      defines,
+      kernel: "attention_cached",
+      grid: [blocks, tokens, splits],
+      threads: 128,
+      args: [
+        int(heads!), int(kvHeads!), ...pointers, int(maxLength!), ...visible,
+        float(scale!), int(window!), float(softcap!), int(splits), ...ends,
+      ],
+    }); // biome-ignore format: in the groups of the kernel's signature
+    if (splits === 1) return;
+    to.launch({
+      file: "decode_attention",
+      defines,
+      kernel: "attention_join",
+      grid: [heads!, tokens],
+      threads: 32 * Math.ceil(D! / 32),
+      args: [int(heads!), int(maxLength!), ...visible, int(window!), int(splits), ...ends],
+    });
+  },
+};
+
+/** Query heads of a key/value head that a block takes: all, or the largest equal share of at most eight. */
+function headsTogether(group: number): number {
+  for (let heads = Math.min(group, MOST_HEADS); ; heads--) if (group % heads === 0) return heads;
+}
+
+/** Products of one A: one launch where the kernels for few rows take them, else one after another. */
+export function lowerGroup(node: Node, to: Lowering, lowerOne: Lower): void {
+  const members = groupMembers(node);
+  if (fewRows(members, to)) lowerFewRows(members, to);
+  else for (const member of members) lowerOne(member, to);
+}
+
+/** Whether products of one A, of the same kind, can be made by the kernels for few rows (gemv.cu). */
+export function fewRows(nodes: readonly Node[], to: Lowering): boolean {
+  return to.computeCapability >= MMA_CAPABILITY && (nodes.every((node) => isWide(node, to)) || nodes.every(isNarrow));
+}
+
+/** The launch for products that `fewRows` accepted. */
+export function lowerFewRows(nodes: readonly Node[], to: Lowering): void {
+  if (isNarrow(nodes[0]!)) lowerNarrow(nodes, to);
+  else lowerWide(nodes, to);
+}
+
+function isFew({ inputs, attrs }: Node): boolean {
+  const a = inputs[0]!;
+  return a.dtype === "bf16" && !attrs.transA && attrs.transB === true && a.shape.length === 2;
+}
+
+/** x·Wᵀ with 4-bit or bf16 weights, an update riding along. */
+function isWide(node: Node, to: Lowering): boolean {
+  const [a, b, , , a2, b2] = node.inputs as [Value, Value, ...(Value | null)[]];
+  if (!isFew(node) || colsOf(a) % 64 !== 0) return false;
+  if (b.dtype !== "nf4" && b.dtype !== "bf16") return false;
+  if (rowsOf(a) > MOST_ROWS[b.dtype] || (b.dtype === "nf4" && to.tensor(b).quantization!.blockSize !== 64))
+    return false;
+  return !a2 || (a2.dtype === "bf16" && b2?.dtype === "f32");
+}
+
+/** x·Aᵀ of a LoRA. */
+function isNarrow(node: Node): boolean {
+  const [a, b, ...others] = node.inputs as [Value, Value, ...(Value | null)[]];
+  if (!isFew(node) || others.some((value) => value) || b.dtype !== "f32") return false;
+  return rowsOf(a) <= MOST_ROWS.nf4 && rowsOf(b) <= NARROW && colsOf(a) % 8 === 0;
+}
+
+function lowerWide(nodes: readonly Node[], to: Lowering): void {
+  const [x, first] = nodes[0]!.inputs as [Value, Value];
+  const nf4 = first.dtype === "nf4";
+  const [m, k] = [rowsOf(x), colsOf(x)];
+  const NT = m <= 8 ? 1 : m <= 16 ? 2 : 4;
+  const tiles = nodes.reduce((sum, node) => sum + Math.ceil(colsOf(node.outputs[0]!) / FEATURES), 0);
+  const turns = Math.ceil(m / (8 * NT));
+  const resident = (NT === 4 ? 1 : 2) * to.multiprocessors;
+  const sums = 4 * 2 * WARPS * FEATURES * (8 * NT + 1);
+  to.launch({
+    file: "gemv",
+    defines: { NF4: nf4 ? 1 : 0, NT, Y: cType(floatOf(nodes[0]!.outputs[0]!)) },
+    kernel: "few_rows",
+    grid: [Math.min(tiles, Math.ceil(resident / turns)), turns],
+    threads: 32 * WARPS,
+    sharedBytes: (nf4 ? 4 * (256 * 32 + 3 * 256) : 0) + sums,
+    args: [int(tiles), int(m), int(k), pointer(to.address(x)), ...three(nodes, (node) => part(node, to))],
+  });
+}
+
+function lowerNarrow(nodes: readonly Node[], to: Lowering): void {
+  const x = nodes[0]!.inputs[0]!;
+  const alpha = number(nodes[0]!, "alpha");
+  const features = nodes.reduce((sum, node) => sum + colsOf(node.outputs[0]!), 0);
+  to.launch({
+    file: "gemv",
+    defines: { NF4: 0, NT: 1, Y: cType(floatOf(nodes[0]!.outputs[0]!)) },
+    kernel: "few_narrow",
+    grid: [features, Math.ceil(rowsOf(x) / 8)],
+    threads: Math.min(512, 32 * Math.ceil(colsOf(x) / 8 / 32)),
+    args: [
+      int(rowsOf(x)), int(colsOf(x)), float(alpha), pointer(to.address(x)),
+      ...three(nodes, (node) => [
+        pointer(node ? to.address(node.inputs[1]) : 0), pointer(node ? to.address(node.outputs[0]) : 0),
+        int(node ? colsOf(node.outputs[0]!) : 0), int(0),
+      ]),
+    ],
+  }); // biome-ignore format: in the groups of the kernel's signature
+}
+
+/** The arguments of up to three products, absent ones as zeros. */
+function three(nodes: readonly Node[], words: (node: Node | undefined) => KernelArgument[]): KernelArgument[] {
+  return [0, 1, 2].flatMap((i) => words(nodes[i]));
+}
+
+/** struct Part of gemv.cu. */
+function part(node: Node | undefined, to: Lowering): KernelArgument[] {
+  const [, b, acc, bias, a2, b2] = (node?.inputs ?? []) as (Value | null)[];
+  const tensor = b?.dtype === "nf4" ? to.tensor(b) : null;
+  const doubled = tensor?.quantization?.doubleQuant ?? false;
+  const [absmax, nested, map] = (["absmax", "nested", "map"] as const).map((name, i) =>
+    pointer(tensor && (i === 0 || doubled) ? tensor.address(name) : 0),
+  );
+  return [
+    pointer(tensor ? tensor.address() : to.address(b)), absmax!, nested!, map!,
+    ...[bias, acc, a2, b2, node?.outputs[0]].map((value) => pointer(to.address(value))),
+    int(node ? colsOf(node.outputs[0]!) : 0), int(a2 ? colsOf(a2) : 0),
+    float(tensor?.nestedOffset ?? 0), float(node ? number(node, "alpha") : 0), float(node ? number(node, "alpha2") : 0),
+    int(0),
+  ]; // biome-ignore format: in the struct's order
+}
