@@ -73,6 +73,7 @@ export function compileExtend(spec: CacheSpec, count: number, ends: number | nul
   });
   const wanted = ends === null ? hidden : selectRows(hidden, graph.input("last", "i32", [ends]));
   graph.output("logits", trace.logits(wanted));
+  if (model.backend.groupsProducts && ends === null) groupProducts(graph);
   return compile(model, graph, ends === null ? `decode, ${count} sequences` : `extend, ${count} tokens`);
 }
 
@@ -98,6 +99,5 @@ function write(graph: Graph, layer: LayerCache, k: Value, v: Value, slots: Value
 }
 
 function compile({ backend }: CausalLM, graph: Graph, name: string): Executable {
-  if (backend.groupsProducts) groupProducts(graph);
   return backend.compile(plan(graph, { workspaceOf: backend.workspaceOf, rates: backend.rates, name }));
 }

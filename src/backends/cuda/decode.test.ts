@@ -1,0 +1,166 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { Graph, type Value } from "../../graph/graph.ts";
+import { plan } from "../../graph/plan.ts";
+import type { DType, FloatDType } from "../../graph/types.ts";
+import { attentionCached, kvWrite } from "../../ops/cache.ts";
+import { cast } from "../../ops/cast.ts";
+import { linear, matmul } from "../../ops/matmul.ts";
+import { groupProducts } from "../../ops/matmul-group.ts";
+import { randomFloats, relativeError } from "../../testing/kernels.ts";
+import type { Backend, DeviceTensor, HostArray } from "../backend.ts";
+import { openCpuBackend } from "../cpu/backend.ts";
+import { gpu, skip } from "./gpu.test.support.ts";
+
+/** Run a graph twice (a backend may replay the first run): the second run's outputs, equal to the first's. */
+async function compute(
+  backend: Backend,
+  inputs: Record<string, HostArray>,
+  build: (graph: Graph) => void,
+): Promise<Record<string, Float32Array>> {
+  const graph = new Graph();
+  build(graph);
+  if (backend.groupsProducts) groupProducts(graph);
+  backend.poison = true;
+  const executable = backend.compile(plan(graph, { workspaceOf: backend.workspaceOf, rates: backend.rates }));
+  backend.poison = false;
+  const first = await executable.execute(inputs);
+  const second = await executable.execute(inputs);
+  executable.dispose();
+  assert.deepEqual(second, first);
+  return second;
+}
+
+const bytes = (x: Float32Array | Uint16Array): Uint8Array => new Uint8Array(x.buffer, x.byteOffset, x.byteLength);
+
+/** A weight of seeded numbers: 4-bit ones in both backends alike, or f32 in the CPU's where the GPU's is bf16. */
+function weight(
+  backend: Backend,
+  dtype: DType,
+  shape: [number, number],
+  seed: number,
+  doubleQuant: boolean,
+): DeviceTensor {
+  const values = randomFloats(shape[0] * shape[1], seed);
+  const halves = Uint16Array.from(new Uint16Array(values.buffer).filter((_, i) => i % 2 === 1));
+  if (dtype === "nf4") {
+    const tensor = backend.createTensor("w", "nf4", shape, { role: "weight", doubleQuant });
+    backend.quantize(tensor, "f32", (target, offset) =>
+      target.set(bytes(values).subarray(offset, offset + target.length)),
+    );
+    return tensor;
+  }
+  const tensor = backend.createTensor("w", "bf16", shape, { role: "weight" });
+  tensor.write(bytes(halves));
+  return tensor;
+}
+
+/** Rows, depth, features of up to three weights. */
+const SHAPES = [
+  [1, 256, [48]],
+  [1, 4096, [512, 128, 128]],
+  [3, 320, [100, 16]],
+  [8, 64, [32]],
+  [16, 1024, [64, 80, 33]],
+  [21, 576, [96]],
+  [50, 2048, [128, 128]],
+] as const;
+
+for (const kind of ["nf4, double quantisation", "nf4", "bf16"]) {
+  const dtype = kind.startsWith("nf4") ? "nf4" : "bf16";
+  for (const output of ["bf16", "f32"] as const) {
+    test(`products of few rows, ${kind} weights, into ${output}, equal the CPU's (CUDA)`, { skip }, async () => {
+      using cpu = await openCpuBackend({ threads: 4 });
+      for (const [m, k, features] of SHAPES) {
+        const r = k % 3 === 0 ? 12 : 16;
+        const inputs: Record<string, HostArray> = { x: randomFloats(m * k, 1) };
+        features.forEach((n, i) => {
+          inputs[`a${i}`] = randomFloats(r * k, 10 + i);
+          inputs[`b${i}`] = randomFloats(n * r, 20 + i);
+          inputs[`bias${i}`] = randomFloats(n, 30 + i).map((x) => 10 * x);
+          inputs[`acc${i}`] = randomFloats(m * n, 40 + i).map((x) => 10 * x);
+        });
+        const run = async (backend: Backend, type: FloatDType, out: FloatDType) => {
+          const weights = features.map((n, i) => weight(backend, dtype, [n, k], 50 + i, kind.includes("double")));
+          const result = await compute(backend, inputs, (graph) => {
+            const x = cast(graph.input("x", "f32", [m, k]), type);
+            features.forEach((n, i) => {
+              const acc = features.length === 1 ? cast(graph.input("acc0", "f32", [m, n]), out) : null;
+              const low = linear(x, graph.input(`a${i}`, "f32", [r, k]));
+              const bias = graph.input(`bias${i}`, "f32", [n]);
+              const y = matmul(x, graph.use(weights[i]!), { transB: true, acc, bias, alpha: 0.5, dtype: out });
+              const b = graph.input(`b${i}`, "f32", [n, r]);
+              const whole = matmul(low, b, { transB: true, alpha: 0.25, acc: y, dtype: out });
+              graph.output(`y${i}`, cast(whole, "f32"));
+            });
+          });
+          for (const tensor of weights) tensor.dispose();
+          return result;
+        };
+        // Inputs that are not used must not be given.
+        for (const name of Object.keys(inputs)) {
+          if (name.startsWith("acc") && (features.length > 1 || name !== "acc0")) delete inputs[name];
+        }
+        const [got, want] = [await run(gpu("bf16"), "bf16", output), await run(cpu, "f32", "f32")];
+        for (const [name, values] of Object.entries(want)) {
+          const error = relativeError(got[name]!, values);
+          assert.ok(error <= 1e-2, `[${m}, ${k}] to ${features}: ${name}: relative error ${error}`);
+        }
+      }
+    });
+  }
+}
+
+const MAX_LENGTH = 700;
+for (const [heads, kvHeads, headDim] of [
+  [8, 2, 128],
+  [14, 2, 64],
+  [4, 4, 96],
+  [16, 1, 256],
+  [4, 2, 6],
+] as const) {
+  for (const [label, options] of Object.entries({ plain: {}, "window, soft-cap": { window: 100, softcap: 20 } })) {
+    test(`attention against a cache, heads of ${headDim}, ${heads} to ${kvHeads}, ${label} (CUDA)`, {
+      skip,
+    }, async () => {
+      using cpu = await openCpuBackend({ threads: 4 });
+      for (const lengths of [[700], [1, 700, 64, 0, 333, 65], Array.from({ length: 40 }, (_, i) => 17 * i + 5)]) {
+        const n = lengths.length;
+        const [width, filled] = [kvHeads * headDim, n * MAX_LENGTH];
+        const inputs = {
+          q: randomFloats(n * heads * headDim, 1),
+          k: randomFloats(filled * width, 2),
+          v: randomFloats(filled * width, 3),
+          slots: Int32Array.from({ length: filled }, (_, i) => i),
+          rows: Int32Array.from(lengths, (_, i) => (i === 4 ? -1 : n - 1 - i)),
+          lengths: Int32Array.from(lengths),
+        };
+        const run = async (backend: Backend, type: FloatDType) => {
+          const caches = ["k", "v"].map((name) => backend.createTensor(name, type, [filled, width], { role: "cache" }));
+          const result = await compute(backend, inputs, (graph) => {
+            const slots = graph.input("slots", "i32", [filled]);
+            const [keys, values] = ["k", "v"].map((name, i) => {
+              const x = cast(graph.input(name, "f32", [filled, width]), type);
+              return kvWrite(graph.use(caches[i]!, { mutable: true }), x, slots);
+            }) as [Value, Value];
+            const q = cast(graph.input("q", "f32", [n, heads * headDim]), type);
+            const [rows, visible] = ["rows", "lengths"].map((name) => graph.input(name, "i32", [n])) as [Value, Value];
+            const shape = { heads, kvHeads, headDim, maxLength: MAX_LENGTH, scale: 0.3, window: 0, softcap: 0 };
+            const o = attentionCached(q, { keys, values, rows, lengths: visible }, { ...shape, ...options });
+            graph.output("o", cast(o, "f32"));
+          });
+          for (const tensor of caches) tensor.dispose();
+          return result.o!;
+        };
+        const want = await run(cpu, "f32");
+        for (const [type, tolerance] of [
+          ["f32", 2e-5],
+          ["bf16", 2e-2],
+        ] as const) {
+          const error = relativeError(await run(gpu(type), type), want);
+          assert.ok(error <= tolerance, `${n} tokens in ${type}: relative error ${error}`);
+        }
+      }
+    });
+  }
+}
