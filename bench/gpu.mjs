@@ -1,8 +1,9 @@
 // QLoRA step at Llama-3-8B's shapes with random weights, on one GPU: npm run bench:gpu
-//   node bench/gpu.mjs [--batch 8] [--length 2048] [--layers 32] [--policy budget|minimum|recompute|keep] [--offload] [--steps 5]
-//                      [--peft PYTHON] [--table 24]
-// Prints a table and one line of JSON; with OUT set, the whole kernel table goes there too. --peft also times
-// transformers + peft (bench/peft_gpu.py) with that interpreter, after this project's numbers.
+//   node bench/gpu.mjs [--case 8x2048:budget] … [--layers 32] [--steps 5] [--warmup 3] [--peft PYTHON] [--table 24]
+// A case is BATCHxLENGTH:POLICY, the policy budget, minimum, recompute or keep, with +offload, +trained=SHARE (of each row's
+// tokens, the last ones, have a label) and +table (time of each kind of kernel). Cases with less memory go first, since the
+// peak never falls. Prints one line of JSON a case; with OUT set, whole kernel tables go there too. --peft also times
+// transformers + peft (bench/peft_gpu.py) on the last case with that interpreter, after this project's numbers.
 import { spawnSync } from "node:child_process";
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
@@ -23,20 +24,15 @@ const { SIGNED_DYNAMIC_MAP } = await load("quant/dynamic-maps.js");
 
 const { values: flags } = parseArgs({
   options: {
-    batch: { type: "string", default: "8" },
-    length: { type: "string", default: "2048" },
+    case: { type: "string", multiple: true, default: ["8x2048:budget+table"] },
     layers: { type: "string", default: "32" },
-    policy: { type: "string", default: "budget" },
     steps: { type: "string", default: "5" },
     warmup: { type: "string", default: "3" },
-    offload: { type: "boolean", default: false },
     peft: { type: "string" },
     table: { type: "string", default: "24" },
   },
 });
-const [batch, length, layers, steps, warmup] = [flags.batch, flags.length, flags.layers, flags.steps, flags.warmup].map(
-  Number,
-);
+const [layers, steps, warmup] = [flags.layers, flags.steps, flags.warmup].map(Number);
 const GIB = 2 ** 30;
 const started = performance.now();
 const seconds = () => ((performance.now() - started) / 1000).toFixed(1);
@@ -208,40 +204,22 @@ const options = { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weightDecay: 0, eight
 const optimizer = new Optimizer(backend, peft.trainable(), options);
 console.log(`${seconds()} s: adapter and optimizer made`);
 
-const rows = Array.from({ length: batch }, () => {
-  const inputIds = Int32Array.from({ length }, () => random32() % hfConfig.vocab_size);
-  return [{ inputIds, labels: inputIds.slice() }];
-});
-const data = collate(rows, batch * length);
-const tokens = batch * length;
-const { free } = backend.device.driver.memory();
-const policy = flags.policy === "budget" ? { kind: "budget", bytes: Math.floor(0.94 * free) } : { kind: flags.policy };
-const runner = new StepRunner({ model, optimizer, policy, offload: flags.offload, maxPositions: length });
-const program = runner.program("train", tokens);
-const { kept, recomputed, offloaded } = program.checkpointing();
 const gib = (bytes) => `${(bytes / GIB).toFixed(2)} GiB`;
-console.log(
-  `${seconds()} s: planned ${program.steps.length} steps, arena ${gib(program.arenaBytes)}; kept ${kept.count} ` +
-    `(${gib(kept.bytes)}), recomputed ${recomputed.count} (${gib(recomputed.bytes)}), offloaded ${offloaded.count} (${gib(offloaded.bytes)})`,
-);
 
-const times = [];
-let loss = 0;
-for (let step = 0; step < steps + warmup; step++) {
-  const from = performance.now();
-  ({ loss } = await runner.train(data, 1 / data.numTargets, Uint32Array.of(step, 0)));
-  await optimizer.update(1e-4, 1);
-  times.push(performance.now() - from);
-  if (step < 3)
-    console.log(`${seconds()} s: warm-up step ${step}: ${times[step].toFixed(0)} ms, loss ${loss.toFixed(4)}`);
+/** "8x2048:minimum+offload+trained=0.3" */
+function parseCase(text) {
+  const [shape, ...rest] = text.split(":");
+  const [policy = "budget", ...extras] = (rest[0] ?? "budget").split("+");
+  const [batch, length] = shape.split("x").map(Number);
+  const share = extras.find((extra) => extra.startsWith("trained="));
+  const trained = share ? Number(share.slice("trained=".length)) : 1;
+  if (!(batch > 0 && length > 0 && trained >= 0 && trained <= 1))
+    throw new Error(`--case ${text}: see the top of this file`);
+  return { text, batch, length, policy, offload: extras.includes("offload"), trained, table: extras.includes("table") };
 }
-const sorted = times.slice(warmup).sort((a, b) => a - b);
-const median = sorted[sorted.length >> 1];
-const memory = backend.memory();
-const { free: left, total } = backend.device.driver.memory();
 
 /** Lines of time, rate and traffic for each kind of step, the longest first; the run is not captured for it. */
-async function kernelTable() {
+async function kernelTable(program, data) {
   const table = new Map();
   const executable = backend.compile(program);
   const { inputIds: ids, positions, seqStart, seqEnd, labels } = data;
@@ -276,35 +254,75 @@ async function kernelTable() {
         `${(bytes / ms / 1e6).toFixed(0).padStart(6)} GB/s  ${key}`,
     );
 }
-const lines = Number(flags.table) > 0 ? await kernelTable() : [];
-console.log(lines.slice(0, Number(flags.table)).join("\n"));
 
-const result = {
-  batch,
-  length,
-  layers,
-  policy: flags.policy,
-  medianMs: median,
-  stepsMs: times,
-  tokensPerSecond: (tokens / median) * 1000,
-  loss,
-  arenaGiB: program.arenaBytes / GIB,
-  hostGiB: program.hostBytes / GIB,
-  peakGiB: memory.peak / GIB,
-  usedGiB: (total - left) / GIB,
-  kernels,
-};
-console.log(JSON.stringify(result));
-const name = `bench-gpu-${flags.policy}${flags.offload ? "-offload" : ""}-${batch}x${length}`;
-if (process.env.OUT)
-  writeFileSync(join(process.env.OUT, `${name}.txt`), `${lines.join("\n")}\n${JSON.stringify(result)}\n`);
-runner.dispose();
+/** Time and memory of the steps of one case. */
+async function measure({ text, batch, length, policy, offload, trained, table }) {
+  const rows = Array.from({ length: batch }, () => {
+    const inputIds = Int32Array.from({ length }, () => random32() % hfConfig.vocab_size);
+    const prompt = Math.round((1 - trained) * length);
+    return [{ inputIds, labels: inputIds.map((id, i) => (i < prompt ? -100 : id)) }];
+  });
+  const data = collate(rows, batch * length);
+  const tokens = batch * length;
+  const { free } = backend.device.driver.memory();
+  const budget = { kind: "budget", bytes: Math.floor(0.94 * free) };
+  const chosen = policy === "budget" ? budget : { kind: policy };
+  const runner = new StepRunner({ model, optimizer, policy: chosen, offload, maxPositions: length });
+  const program = runner.program("train", tokens);
+  const { kept, recomputed, offloaded } = program.checkpointing();
+  console.log(
+    `${seconds()} s: ${text}: planned ${program.steps.length} steps, arena ${gib(program.arenaBytes)}; kept ${kept.count} ` +
+      `(${gib(kept.bytes)}), recomputed ${recomputed.count} (${gib(recomputed.bytes)}), offloaded ${offloaded.count} (${gib(offloaded.bytes)})`,
+  );
+  backend.device.peak = backend.device.allocated;
+  const times = [];
+  let updateMs = 0;
+  let loss = 0;
+  for (let step = 0; step < steps + warmup; step++) {
+    const from = performance.now();
+    ({ loss } = await runner.train(data, 1 / data.numTargets, Uint32Array.of(step, 0)));
+    const between = performance.now();
+    await optimizer.update(1e-4, 1);
+    times.push(performance.now() - from);
+    updateMs = performance.now() - between;
+    if (step < warmup)
+      console.log(`${seconds()} s: warm-up step ${step}: ${times[step].toFixed(0)} ms, loss ${loss.toFixed(4)}`);
+  }
+  const sorted = times.slice(warmup).sort((a, b) => a - b);
+  const median = sorted[sorted.length >> 1];
+  const { free: left, total } = backend.device.driver.memory();
+  const peakGiB = backend.memory().peak / GIB;
+  const lines = table ? await kernelTable(program, data) : [];
+  if (table) console.log(lines.slice(0, Number(flags.table)).join("\n"));
+  const result = {
+    case: text,
+    layers,
+    medianMs: median,
+    stepsMs: times,
+    updateMs,
+    tokensPerSecond: (tokens / median) * 1000,
+    loss,
+    arenaGiB: program.arenaBytes / GIB,
+    hostGiB: program.hostBytes / GIB,
+    peakGiB,
+    usedGiB: (total - left) / GIB,
+    kernels,
+  };
+  console.log(JSON.stringify(result));
+  const name = `bench-gpu-${text.replace(/[^\w.=-]+/g, "-")}`;
+  if (process.env.OUT)
+    writeFileSync(join(process.env.OUT, `${name}.txt`), `${lines.join("\n")}\n${JSON.stringify(result)}\n`);
+  runner.dispose();
+}
+
+const cases = flags.case.map(parseCase);
+for (const each of cases) await measure(each);
 optimizer.dispose();
 backend.dispose();
 
 if (flags.peft) {
+  const { batch, length } = cases.at(-1);
   const script = join(import.meta.dirname, "peft_gpu.py");
-  spawnSync(flags.peft, [script, "--batch", flags.batch, "--length", flags.length, "--layers", flags.layers], {
-    stdio: "inherit",
-  });
+  const shape = ["--batch", String(batch), "--length", String(length), "--layers", String(layers)];
+  spawnSync(flags.peft, [script, ...shape], { stdio: "inherit" });
 }
