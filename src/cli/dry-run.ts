@@ -13,8 +13,9 @@ import { TOKENIZER_FILES } from "../tokenizer/tokenizer-files.ts";
 import type { SFTTrainer } from "../train/sft.ts";
 import { fixedLines, modeLines, modesJson } from "./plan-report.ts";
 import { required, type TrainSettings } from "./settings/train-settings.ts";
-import { print } from "./terminal.ts";
-import { adapt, dataLines, largestMicrobatch, loadData, makeTrainer } from "./training.ts";
+import { note, print } from "./terminal.ts";
+import { adapt, dataLines, largestMicrobatch, makeTrainer } from "./training.ts";
+import { openTrainingData } from "./training-data.ts";
 
 /** Of a model of the hub: what planning needs, and no weights. */
 const FILES = ["config.json", "adapter_config.json", "adapter_model.safetensors", ...TOKENIZER_FILES];
@@ -22,7 +23,7 @@ const FILES = ["config.json", "adapter_config.json", "adapter_model.safetensors"
 /** Prints what a training would do and need: its data prepared for real, its memory planned, no weight loaded. */
 export async function dryRun(settings: TrainSettings, json: boolean): Promise<void> {
   const name = required(settings.model.model, "model", "PATH");
-  const data = await loadData(settings);
+  const opened = await openTrainingData(settings);
   const { revision, dtype } = settings.model;
   const weights = weightOptions("train", settings.model);
   const located = await locateModel(name, { revision, ...(!name.includes(":") && { allowPatterns: FILES }) });
@@ -33,6 +34,7 @@ export async function dryRun(settings: TrainSettings, json: boolean): Promise<vo
   const lm = sketchModel(path, backend, { dtype: storedAs(backend, dtype, weights), ...weights });
   lm.maxSeqLength = (settings.sft.maxSeqLength as number | null | undefined) ?? 2048;
   const tokenizer = await loadTokenizer(path);
+  const data = await opened.ready(tokenizer, lm.maxSeqLength, note);
   const model = adapter
     ? await PeftModel.fromPretrained(lm, adapter, { isTrainable: true })
     : await adapt(lm, settings);

@@ -167,3 +167,30 @@ test("plan: fits or not by --memory, with the exit code; --svg draws, --print li
     /--memory needs a size such as 24GB, found "lots"/,
   );
 });
+
+test("--streaming: rows tokenised into a file train as rows in memory do, and are found again", async () => {
+  const before = process.env.XDG_CACHE_HOME;
+  process.env.XDG_CACHE_HOME = join(place.folder, "cache");
+  const held = join(place.folder, "held.yaml");
+  writeFileSync(held, readFileSync(config, "utf8").replace(/, eval: [^}]*/, ", eval_size: 0.25"));
+  try {
+    const losses = async (...more: string[]) => {
+      const args = ["train", held, "--json", "--output", join(place.folder, "streamed"), ...more];
+      const { code, stdout, stderr } = await here(...args);
+      assert.equal(code, 0, stderr);
+      const rows = rowsOf(stdout);
+      assert.equal(rows[0]!.rows, 18, "a quarter of 24 rows is held out");
+      return rows.flatMap((row) => (typeof row.loss === "number" ? [row.loss, row.eval_loss] : []));
+    };
+    const inMemory = await losses();
+    assert.deepEqual(await losses("--streaming"), inMemory);
+    const { code, stderr } = await here("train", held, "--streaming", "--output", join(place.folder, "streamed"));
+    assert.equal(code, 0);
+    assert.match(stderr, /24 rows found tokenised in .*cache.*prepared/);
+    const dry = await here("train", held, "--streaming", "--dry-run");
+    assert.match(dry.stdout, /18 rows, .*\n/);
+  } finally {
+    if (before === undefined) delete process.env.XDG_CACHE_HOME;
+    else process.env.XDG_CACHE_HOME = before;
+  }
+});

@@ -1,6 +1,5 @@
 import { FastLanguageModel } from "../api/fast-language-model.ts";
 import { locateModel } from "../api/locate.ts";
-import type { Dataset } from "../data/index.ts";
 import type { CausalLM } from "../models/model.ts";
 import { PeftModel } from "../peft/index.ts";
 import type { Tokenizer } from "../tokenizer/index.ts";
@@ -8,11 +7,11 @@ import { TrainingArguments } from "../train/arguments.ts";
 import type { TrainerCallback } from "../train/callbacks.ts";
 import { EarlyStoppingCallback } from "../train/early-stopping.ts";
 import { SFTTrainer } from "../train/sft.ts";
-import { loadRows } from "./data-source.ts";
 import { UsageError } from "./exit.ts";
 import { loadingLine } from "./loading.ts";
 import { required, type TrainSettings } from "./settings/train-settings.ts";
 import { formatBytes } from "./terminal.ts";
+import { openTrainingData, type TrainingData } from "./training-data.ts";
 
 /** Where a training tells how it goes. */
 export interface TrainingOutput {
@@ -28,9 +27,10 @@ export type TrainingMetrics = Readonly<Record<string, number>>;
 /** Trains as the settings say: loads, reports on data and memory, evaluates before and after, saves. */
 export async function runTraining(settings: TrainSettings, out: TrainingOutput): Promise<TrainingMetrics> {
   const name = required(settings.model.model, "model", "PATH");
-  const data = await loadData(settings);
+  const opened = await openTrainingData(settings);
   const { lm, model, tokenizer } = await loadForTraining(name, settings, out.note);
   try {
+    const data = await opened.ready(tokenizer, lm.maxSeqLength!, out.note);
     out.note(`${name} on ${lm.backend.description}, weights ${formatBytes(lm.parameterBytes)}`);
     for (const warning of [...lm.warnings, ...("warnings" in model ? model.warnings : [])])
       out.note(`note: ${warning}`);
@@ -40,24 +40,6 @@ export async function runTraining(settings: TrainSettings, out: TrainingOutput):
   } finally {
     lm.backend.dispose();
   }
-}
-
-export interface TrainingData {
-  readonly trainDataset: Dataset;
-  readonly evalDataset: Dataset | undefined;
-}
-
-/** The rows to train on, and those held out. */
-export async function loadData({ data, args }: TrainSettings): Promise<TrainingData> {
-  const source = required(data.data, "data", "FILE");
-  const all = await loadRows(source, data.split);
-  if (data.evalData !== null || data.evalSplit !== undefined) {
-    const evalDataset = await loadRows(data.evalData ?? source, data.evalSplit);
-    return { trainDataset: all, evalDataset };
-  }
-  if (data.evalSize === null) return { trainDataset: all, evalDataset: undefined };
-  const { train, test } = all.trainTestSplit({ testSize: data.evalSize, seed: args.seed as number });
-  return { trainDataset: train, evalDataset: test };
 }
 
 interface TrainingModel {

@@ -37,6 +37,11 @@ const dataSchema = z.strictObject({
     .describe("held-out rows"),
   split: z.string().min(1).optional().describe('part of the data: train, "train[:1000]", "train[10%:]"'),
   evalSplit: z.string().min(1).optional().describe("the same of the held-out rows (of data, without eval-data)"),
+  streaming: z
+    .boolean()
+    .nullable()
+    .default(null)
+    .describe("tokenise rows into a file and read them from there; left out: for data of 256 MiB and more"),
   evalSize: z
     .number()
     .positive()
