@@ -12,7 +12,10 @@ export const HELP: Readonly<Record<string, string>> = {
   modulesToSave: "modules trained in full, as copies",
   rankPattern: "ranks of single modules, by name or pattern",
   alphaPattern: "as rank-pattern, for lora-alpha",
-  initLoraWeights: "true: A uniform, B zero; gaussian: A normal",
+  initLoraWeights:
+    "true: A uniform, B zero; gaussian, orthogonal; pissa, pissa_niter_N, olora, loftq: from the weights",
+  loftqConfig: 'settings of --init-lora-weights loftq, {"loftqBits":4,"loftqIter":1}',
+  useDora: "DoRA: train the lengths of the weight's rows apart from their directions",
   randomState: "seed of the adapter's initial values",
   ensureWeightTying: "keep a tied head and embedding table one",
 

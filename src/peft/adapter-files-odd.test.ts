@@ -104,9 +104,13 @@ test("wrong files are told from right ones by file and tensor or key", async (t)
   const backend = await testBackend(t);
   using model = await oracleModel(backend, "families/qwen2/model");
   const cases: [Changes, RegExp][] = [
-    [{ config: (c) => delete c.peft_type }, /adapter_config.json: peft_type: found nothing; expected "LORA"/],
+    [
+      { config: (c) => delete c.peft_type },
+      /adapter_config.json: peft_type: found nothing; expected "LORA" or "ADALORA"/,
+    ],
     [{ config: (c) => (c.peft_type = "IA3") }, /adapter_config.json: peft_type: found "IA3"/],
-    [{ config: (c) => (c.use_dora = true) }, /adapter_config.json: use_dora: DoRA is not supported yet/],
+    [{ config: (c) => (c.use_qalora = true) }, /adapter_config.json: use_qalora: QALoRA is not supported yet/],
+    [{ config: (c) => (c.use_dora = true) }, /tensor ".*q_proj.lora_magnitude_vector": found nothing \(and 13 more/],
     [{ config: (c) => (c.r = "four") }, /adapter_config.json: r: .*found "four"/],
     [{ config: (c) => (c.task_type = "SEQ_CLS") }, /adapter_config.json: taskType: only "CAUSAL_LM"/],
     [

@@ -20,6 +20,8 @@ const VARIANTS = [
   "exclude",
   "embedding_untied",
   "embedding_tied",
+  "dora",
+  "adalora",
 ];
 
 test("every family with PEFT's adapter gives PEFT's logits", async (t) => {

@@ -12,13 +12,24 @@ import {
   writeSafetensors,
 } from "../formats/safetensors.ts";
 import { parseJsonObject } from "../formats/strict-json.ts";
+import type { Shape } from "../graph/types.ts";
 import type { CausalLM } from "../models/model.ts";
+import { addScoreHead, SCORE_WEIGHT } from "../models/score-head.ts";
 import { OptionError } from "../util/options.ts";
-import { LoraAdapter } from "./adapter.ts";
+import { AdaLora, adaLoraTargets, ranksFromPattern } from "./adalora.ts";
+import { type AdapterTensor, LoraAdapter } from "./adapter.ts";
 import { baseOverride, fillTensor, matchTensors } from "./adapter-weights.ts";
 import { baseParameter, createTensors, tyingWarnings } from "./attach.ts";
 import { configFileText, parseConfigFile } from "./config-file.ts";
-import { adapterLayout, baseWeightNames, EMBEDDING_WEIGHT, HEAD_WEIGHT } from "./layout.ts";
+import { DoraConstants } from "./dora.ts";
+import {
+  type AdapterTensorSpec,
+  adapterLayout,
+  baseWeightNames,
+  EMBEDDING_WEIGHT,
+  HEAD_WEIGHT,
+  tripletSpecs,
+} from "./layout.ts";
 import { modelModules } from "./modules.ts";
 import { resolveTargets } from "./targets.ts";
 
@@ -37,9 +48,7 @@ export interface SaveAdapterOptions {
  */
 export async function saveAdapter(adapter: LoraAdapter, dir: string, options: SaveAdapterOptions = {}): Promise<void> {
   await mkdir(dir, { recursive: true });
-  const tensors = adapter.tensors.flatMap(({ name, aliases, tensor }) =>
-    [name, ...aliases].map((key) => tensorToWrite(key, tensor)),
-  );
+  const tensors = [...adapterTensors(adapter)];
   tensors.push(...baseWeights(adapter, options.saveEmbeddingLayers ?? "auto"));
   await writeSafetensors(join(dir, WEIGHTS_FILE), tensors, { format: "pt" });
   await atomicWriteFile(join(dir, CONFIG_FILE), configFileText(adapter));
@@ -80,30 +89,44 @@ export async function readAdapter(
 ): Promise<LoraAdapter> {
   const folder = subfolder === undefined ? dir : join(dir, subfolder);
   const file = join(folder, CONFIG_FILE);
-  const { config, known, warnings } = parseConfigFile(readConfig(folder, file), file, isTrainable);
-  const resolution = resolveTargets(modelModules(model.config), config, { strict: false, owner: file });
+  const { config, settings, known, warnings } = parseConfigFile(readConfig(folder, file), file, isTrainable);
+  if (config.taskType === "SEQ_CLS" && model.config.numLabels === null) {
+    using source = openWeights(folder);
+    addScoreHead(model, { numLabels: source.tensors.get(`base_model.model.${SCORE_WEIGHT}`)?.shape[0] });
+  }
+  const chosen = resolveTargets(modelModules(model.config), config, { strict: false, owner: file });
+  const adalora = settings && new AdaLora(settings, ranksFromPattern(settings.rankPattern, chosen, settings, file));
+  const resolution = adalora ? adaLoraTargets(chosen, adalora, file) : chosen;
   const tying = tyingWarnings(model, config, resolution, file);
-  const layout = adapterLayout(model.config, config, resolution);
+  const layout = adapterLayout(model.config, config, resolution, adalora);
   using source = openWeights(folder);
   const overrides = new Map<string, DeviceTensor>();
+  let tensors: AdapterTensor[] = [];
   try {
     for (const [parameter, info] of matchTensors(source, layout)) {
       const tensor = await baseOverride(source, info, model, parameter);
       if (tensor) overrides.set(parameter, tensor);
     }
-    const tensors = await createTensors(model, layout, (spec, tensor) => fillTensor(source, spec.name, tensor));
+    tensors = await createTensors(model, layout, (spec, tensor) => fillTensor(source, spec.name, tensor));
+    const weightOf = (name: string): DeviceTensor => overrides.get(name) ?? baseParameter(model, name);
+    const { targets } = resolution;
+    const dora = config.useDora
+      ? await DoraConstants.create(model, targets, ({ path }) => weightOf(`${path}.weight`))
+      : null;
     return new LoraAdapter({
       model,
       config,
-      targets: resolution.targets,
+      targets,
       tensors,
       overrides,
+      adalora,
+      dora,
       fileConfig: known,
       isTrainable,
       warnings: [...warnings, ...resolution.warnings, ...tying],
     });
   } catch (error) {
-    for (const tensor of overrides.values()) tensor.dispose();
+    for (const tensor of [...overrides.values(), ...tensors.map((one) => one.tensor)]) tensor.dispose();
     throw error;
   }
 }
@@ -160,6 +183,37 @@ function* baseWeights(
     const [wrapped, plain] = baseWeightNames(parameter);
     yield tensorToWrite(targeted ? wrapped : plain, tensor);
   }
+}
+
+/** An adapter's own tensors as its file has them: AdaLoRA's without the triplets that are not in use. */
+function* adapterTensors({ adalora, targets, tensors }: LoraAdapter): Generator<TensorToWrite> {
+  for (const { name, aliases, tensor, shape, kind, target } of tensors) {
+    const kept = target && adalora?.kept(target.path);
+    // A loaded adapter's tensors have been cut already.
+    const cut = kept && kept.length < target.r ? keptTriplets(tensor, shape, kind, kept) : null;
+    for (const key of [name, ...aliases]) yield cut ? { ...cut, name: key } : { ...tensorToWrite(key, tensor), shape };
+  }
+  if (!adalora) return;
+  const gone = targets.filter(({ r }) => r === 0).flatMap(tripletSpecs);
+  for (const { name, shape } of gone) yield { name, dtype: "F32", shape, data: (async function* () {})() };
+}
+
+/** Some rows of A or E, some columns of B. */
+function keptTriplets(
+  tensor: DeviceTensor,
+  [rows, cols]: Shape,
+  kind: AdapterTensorSpec["kind"],
+  kept: readonly number[],
+): Omit<TensorToWrite, "name"> {
+  const data = async function* () {
+    const all = new Float32Array((await tensor.read()).buffer as ArrayBuffer);
+    const rowsKept = kind === "B" ? Array.from({ length: rows! }, (_, i) => i) : kept;
+    const colsKept = kind === "B" ? kept : Array.from({ length: cols! }, (_, i) => i);
+    const cut = rowsKept.flatMap((row) => colsKept.map((col) => all[row * cols! + col]!));
+    yield new Uint8Array(Float32Array.from(cut).buffer);
+  };
+  const shape = kind === "B" ? [rows!, kept.length] : [kept.length, cols!];
+  return { dtype: "F32", shape, data: data() };
 }
 
 function tensorToWrite(name: string, tensor: DeviceTensor): TensorToWrite {

@@ -3,6 +3,8 @@ import { numel } from "../graph/types.ts";
 import type { LoraPair, ModelAdapter } from "../models/adapter.ts";
 import type { CausalLM } from "../models/model.ts";
 import type { Trainable } from "../optim/optimizer.ts";
+import type { AdaLora } from "./adalora.ts";
+import type { DoraConstants } from "./dora.ts";
 import { type AdapterTensorSpec, EMBEDDING_WEIGHT, HEAD_WEIGHT } from "./layout.ts";
 import type { LoraConfig } from "./lora-config.ts";
 import type { LoraTarget } from "./targets.ts";
@@ -25,6 +27,10 @@ export interface LoraAdapterParts {
   readonly tensors: readonly AdapterTensor[];
   /** Base weights the adapter's file holds in another state than the model: frozen, used instead of the model's own. */
   readonly overrides?: ReadonlyMap<string, DeviceTensor>;
+  /** Of an AdaLoRA adapter; `config` is then the LoRA configuration it extends. */
+  readonly adalora?: AdaLora | null;
+  /** Of a DoRA adapter. */
+  readonly dora?: DoraConstants | null;
   /** adapter_config.json as it was read; null for a new adapter. */
   readonly fileConfig?: Readonly<Record<string, unknown>> | null;
   readonly isTrainable: boolean;
@@ -33,7 +39,8 @@ export interface LoraAdapterParts {
 
 /**
  * A LoRA adapter (Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", 2021): for each targeted module
- * y += s·(dropout(x)·Aᵀ)·Bᵀ, A [r, in] and B [out, r]; and copies of the parameters that are trained in full.
+ * y += s·(dropout(x)·Aᵀ)·Bᵀ, A [r, in] and B [out, r], with what AdaLoRA and DoRA add to that; and copies of the parameters
+ * that are trained in full.
  *
  * In use while it is its model's `adapter`. Tied embeddings: as in PEFT, training one side leaves the other on the base
  * model's table, unless `ensureWeightTying` made them one.
@@ -44,10 +51,12 @@ export class LoraAdapter implements ModelAdapter {
   readonly targets: readonly LoraTarget[];
   readonly tensors: readonly AdapterTensor[];
   readonly overrides: ReadonlyMap<string, DeviceTensor>;
+  readonly adalora: AdaLora | null;
   readonly fileConfig: Readonly<Record<string, unknown>> | null;
   readonly isTrainable: boolean;
   /** What was odd about the configuration or the file, but went on. */
   readonly warnings: readonly string[];
+  private readonly dora: DoraConstants | null;
   private readonly pairs = new Map<string, LoraPair>();
   private readonly embeddingPairs = new Map<string, LoraPair>();
   private readonly replacements = new Map<string, DeviceTensor>();
@@ -58,13 +67,25 @@ export class LoraAdapter implements ModelAdapter {
     this.targets = parts.targets;
     this.tensors = parts.tensors;
     this.overrides = parts.overrides ?? new Map();
+    this.adalora = parts.adalora ?? null;
+    this.dora = parts.dora ?? null;
     this.fileConfig = parts.fileConfig ?? null;
     this.isTrainable = parts.isTrainable;
     this.warnings = parts.warnings;
-    for (const target of this.targets) {
-      const half = (kind: "A" | "B"): DeviceTensor =>
-        this.tensors.find((tensor) => tensor.target === target && tensor.kind === kind)!.tensor;
-      const pair = { a: half("A"), b: half("B"), scale: target.scale, dropout: this.config.loraDropout };
+    const byTarget = new Map<LoraTarget, Map<AdapterTensorSpec["kind"], DeviceTensor>>();
+    for (const { target, kind, tensor } of this.tensors) {
+      if (target) byTarget.set(target, (byTarget.get(target) ?? new Map()).set(kind, tensor));
+    }
+    for (const [target, own] of byTarget) {
+      const magnitude = own.get("magnitude");
+      const pair = {
+        a: own.get("A")!,
+        b: own.get("B")!,
+        e: own.get("E"),
+        scale: target.scale,
+        dropout: this.config.loraDropout,
+        dora: magnitude && this.dora?.tensors(target, magnitude),
+      };
       (target.kind === "embedding" ? this.embeddingPairs : this.pairs).set(target.path, pair);
     }
     for (const { parameters, tensor } of this.tensors) {
@@ -107,9 +128,11 @@ export class LoraAdapter implements ModelAdapter {
   parameterCount(): ParameterCount {
     const own = this.tensors.map(({ shape, kind }) => ({ count: numel(shape), added: kind !== "bias" }));
     const base = [...this.model.parameters.values()].reduce((sum, { shape }) => sum + numel(shape), 0);
+    // PEFT's AdaLoRA has a parameter of one number a module that is not trained, its rank.
+    const ranks = this.adalora ? this.targets.length : 0;
     return {
       trainable: this.isTrainable ? own.reduce((sum, { count }) => sum + count, 0) : 0,
-      all: own.reduce((sum, { count, added }) => sum + (added ? count : 0), base),
+      all: own.reduce((sum, { count, added }) => sum + (added ? count : 0), base + ranks),
     };
   }
 
@@ -118,6 +141,7 @@ export class LoraAdapter implements ModelAdapter {
     if (this.model.adapter === this) this.model.adapter = null;
     for (const { tensor } of this.tensors) tensor.dispose();
     for (const tensor of this.overrides.values()) tensor.dispose();
+    this.dora?.dispose();
   }
 
   [Symbol.dispose](): void {

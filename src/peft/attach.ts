@@ -1,13 +1,25 @@
 import type { DeviceTensor } from "../backends/backend.ts";
+import { numel } from "../graph/types.ts";
 import type { CausalLM } from "../models/model.ts";
 import { OptionError } from "../util/options.ts";
+import { AdaLora, adaLoraTargets } from "./adalora.ts";
+import {
+  type AdaLoraConfigOptions,
+  type AdaLoraSettings,
+  adaLoraConfig,
+  isAdaLora,
+  splitAdaLora,
+} from "./adalora-config.ts";
 import { type AdapterTensor, LoraAdapter } from "./adapter.ts";
+import { DoraConstants, squaredLengths, updatedSquares } from "./dora.ts";
 import { initialValues } from "./init.ts";
 import { type AdapterTensorSpec, adapterLayout, EMBEDDING_WEIGHT, HEAD_WEIGHT } from "./layout.ts";
 import { type LoraConfig, type LoraConfigOptions, loraConfig } from "./lora-config.ts";
 import { EMBEDDING, HEAD, modelModules } from "./modules.ts";
-import { type Resolution, resolveTargets } from "./targets.ts";
-import { copyWeight, writeFloats } from "./weights.ts";
+import { type LoraTarget, type Resolution, resolveTargets } from "./targets.ts";
+import { withoutUnsupported } from "./unsupported.ts";
+import { UpdateRunner, weightUpdate } from "./update.ts";
+import { copyWeight, openWeight, writeFloats } from "./weights.ts";
 
 /**
  * Puts a new LoRA adapter on a model and returns it. Initial values come from `randomState`; copies of modules trained in
@@ -16,7 +28,7 @@ import { copyWeight, writeFloats } from "./weights.ts";
  */
 export async function attachLora(
   model: CausalLM,
-  options: LoraConfigOptions | Readonly<Record<string, unknown>> = {},
+  options: LoraConfigOptions | AdaLoraConfigOptions | Readonly<Record<string, unknown>> = {},
 ): Promise<LoraAdapter> {
   if (model.adapter) {
     throw new OptionError("the model already has an adapter: merge it, or dispose of it, before attaching another");
@@ -29,24 +41,80 @@ export async function attachLora(
 /** As `attachLora`, without putting it on the model. `owner` names the options in errors. */
 export async function createLora(
   model: CausalLM,
-  options: LoraConfigOptions | Readonly<Record<string, unknown>>,
+  options: LoraConfigOptions | AdaLoraConfigOptions | Readonly<Record<string, unknown>>,
   owner = "LoraConfig",
 ): Promise<LoraAdapter> {
-  const config = loraConfig(options, owner);
-  const resolution = resolveTargets(modelModules(model.config), config, { strict: true, owner });
-  const warnings = [...resolution.warnings, ...tyingWarnings(model, config, resolution, owner)];
-  const tensors = await createTensors(model, adapterLayout(model.config, config, resolution), async (spec, tensor) => {
-    if (spec.kind === "A" || spec.kind === "B") writeFloats(tensor, initialValues(spec, config));
+  const { config, settings, notes } = parseAdapterConfig(options as Record<string, unknown>, owner);
+  const adalora = settings && new AdaLora(settings);
+  const chosen = resolveTargets(modelModules(model.config), config, { strict: true, owner });
+  const resolution = adalora ? adaLoraTargets(chosen, adalora, owner) : chosen;
+  const tying = tyingWarnings(model, config, resolution, owner);
+  const layout = adapterLayout(model.config, config, resolution, adalora);
+  const tensors = await createTensors(model, layout, async (spec, tensor) => {
+    if (spec.target) writeFloats(tensor, initialValues(spec, config, adalora !== null));
     else await copyWeight(model.backend, baseParameter(model, spec.parameters[0]!), tensor);
   });
-  return new LoraAdapter({
-    model,
-    config,
-    targets: resolution.targets,
-    tensors,
-    isTrainable: !config.inferenceMode,
-    warnings,
-  });
+  try {
+    const dora = config.useDora ? await startDora(model, config, resolution.targets, tensors) : null;
+    const warnings = [...notes, ...resolution.warnings, ...tying];
+    const { targets } = resolution;
+    return new LoraAdapter({
+      model,
+      config,
+      targets,
+      tensors,
+      adalora,
+      dora,
+      isTrainable: !config.inferenceMode,
+      warnings,
+    });
+  } catch (error) {
+    for (const { tensor } of tensors) tensor.dispose();
+    throw error;
+  }
+}
+
+/** Options for LoRA or AdaLoRA as the LoRA configuration, and AdaLoRA's settings beside it. Throws OptionError. */
+export function parseAdapterConfig(
+  options: Readonly<Record<string, unknown>>,
+  owner: string,
+): { config: LoraConfig; settings: AdaLoraSettings | null; notes: string[] } {
+  if (!isAdaLora(options, owner)) {
+    const { peftType: _, peft_type: __, ...rest } = options;
+    return { config: loraConfig(rest, owner), settings: null, notes: [] };
+  }
+  const config = adaLoraConfig(withoutUnsupported(owner, options), owner);
+  const { lora, settings } = splitAdaLora(config, owner);
+  const notes = options.r === undefined ? [] : ["AdaLoRA does not use r: the rank at the start is initR"];
+  return { config: lora, settings: { ...settings, rankPattern: null }, notes };
+}
+
+/** Magnitudes as long as the weight's vectors are with the update as it starts. */
+async function startDora(
+  model: CausalLM,
+  { initLoraWeights }: LoraConfig,
+  targets: readonly LoraTarget[],
+  tensors: readonly AdapterTensor[],
+): Promise<DoraConstants> {
+  const { backend } = model;
+  const runner = new UpdateRunner(backend);
+  try {
+    for (const target of targets) {
+      const own = (kind: AdapterTensorSpec["kind"]) =>
+        tensors.find((tensor) => tensor.target === target && tensor.kind === kind)!.tensor;
+      const numbers = await openWeight(backend, baseParameter(model, `${target.path}.weight`));
+      const pair = { a: own("A"), b: own("B"), scale: target.scale, dropout: 0 };
+      // Only these start from B·A = 0.
+      const zero = initLoraWeights === true || initLoraWeights === "gaussian";
+      const squares = zero
+        ? squaredLengths(target, numbers)
+        : await updatedSquares(target, numbers, await weightUpdate(backend, target, pair), runner);
+      writeFloats(own("magnitude"), Float32Array.from(squares, Math.sqrt));
+    }
+  } finally {
+    runner.dispose();
+  }
+  return DoraConstants.create(model, targets, ({ path }) => baseParameter(model, `${path}.weight`));
 }
 
 /** Makes a tensor for each part of an adapter and has it filled; on any error all are freed. */
@@ -58,7 +126,11 @@ export async function createTensors(
   const tensors: AdapterTensor[] = [];
   try {
     for (const spec of layout) {
-      const tensor = model.backend.createTensor(spec.name, "f32", spec.shape, { role: "adapter" });
+      // Of a module that AdaLoRA has pruned altogether.
+      if (numel(spec.shape) === 0) continue;
+      // A vector to the model, though PEFT stores a column.
+      const shape = spec.kind === "E" ? [spec.shape[0]!] : spec.shape;
+      const tensor = model.backend.createTensor(spec.name, "f32", shape, { role: "adapter" });
       tensors.push({ ...spec, tensor });
       await fill(spec, tensor);
     }

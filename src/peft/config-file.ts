@@ -1,10 +1,13 @@
 import { FormatError, show } from "../formats/errors.ts";
 import type { CausalLM } from "../models/model.ts";
 import { compareCodePoints, PythonFloat, pythonJson } from "../util/python-json.ts";
+import type { AdaLora } from "./adalora.ts";
+import { type AdaLoraSettings, adaLoraConfig, splitAdaLora } from "./adalora-config.ts";
 import type { LoraAdapter } from "./adapter.ts";
 import { type LoraConfig, loraConfig, loraSchema } from "./lora-config.ts";
 import { modelModules } from "./modules.ts";
 import { explicitTargets, resolveTargets } from "./targets.ts";
+import { withoutUnsupported } from "./unsupported.ts";
 
 /** Every key PEFT 0.21.2 writes for LoRA, with the values that change nothing. */
 const DEFAULTS: Readonly<Record<string, unknown>> = {
@@ -51,6 +54,25 @@ const DEFAULTS: Readonly<Record<string, unknown>> = {
   velora_config: null,
 };
 
+/** AdaLoRA's keys beside those, and where its defaults differ. */
+const ADALORA_DEFAULTS: Readonly<Record<string, unknown>> = {
+  ...DEFAULTS,
+  beta1: 0.85,
+  beta2: 0.85,
+  deltaT: 1,
+  init_r: 12,
+  orth_reg_weight: 0.5,
+  peft_type: "ADALORA",
+  rank_pattern: null,
+  target_r: 8,
+  tfinal: 0,
+  tinit: 0,
+  total_step: null,
+};
+
+/** Keys that PEFT's AdaLoRA takes over from LoRA and does not read. */
+const UNUSED_BY_ADALORA = ["r", "alpha_pattern", "use_rslora", "use_dora", "init_lora_weights"];
+
 /** Keys that say nothing about what a loaded adapter computes. */
 const DESCRIPTIVE = [
   "auto_mapping",
@@ -69,10 +91,13 @@ const DESCRIPTIVE = [
 ];
 
 /** First values that leave the base model as it is, so that the saved A and B are all there is to them. */
-const HARMLESS_INITIALISATIONS = ["gaussian", "eva", "orthogonal", "mica"];
+const HARMLESS_INITIALISATIONS = ["gaussian", "eva", "orthogonal", "mica", "loftq"];
 
 export interface FileConfig {
+  /** Of an AdaLoRA adapter, the LoRA configuration it extends. */
   readonly config: LoraConfig;
+  /** Of an AdaLoRA adapter, what is its own. */
+  readonly settings: AdaLoraSettings | null;
   /** The keys PEFT has, as the file has them. */
   readonly known: Readonly<Record<string, unknown>>;
   readonly warnings: readonly string[];
@@ -87,24 +112,23 @@ export function parseConfigFile(
   file: string,
   isTrainable: boolean,
 ): FileConfig {
-  if (json.peft_type !== "LORA") {
-    throw new FormatError({
-      file,
-      field: "peft_type",
-      found: show(json.peft_type),
-      expected: '"LORA", the only type supported',
-    });
+  const isAdaLora = json.peft_type === "ADALORA";
+  if (json.peft_type !== "LORA" && !isAdaLora) {
+    const expected = '"LORA" or "ADALORA", the types supported';
+    throw new FormatError({ file, field: "peft_type", found: show(json.peft_type), expected });
   }
+  const defaults = isAdaLora ? ADALORA_DEFAULTS : DEFAULTS;
   const known: Record<string, unknown> = {};
   const unknown: string[] = [];
   const options: Record<string, unknown> = { inferenceMode: !isTrainable };
   for (const [key, value] of Object.entries(json)) {
-    if (!Object.hasOwn(DEFAULTS, key)) {
+    if (!Object.hasOwn(defaults, key)) {
       unknown.push(key);
       continue;
     }
     known[key] = value;
-    if (!DESCRIPTIVE.includes(key) && !(value === null && DEFAULTS[key] !== null)) options[key] = value;
+    if (isAdaLora && UNUSED_BY_ADALORA.includes(key)) continue;
+    if (!DESCRIPTIVE.includes(key) && !(value === null && defaults[key] !== null)) options[key] = value;
   }
   if (typeof options.init_lora_weights === "string") {
     const initialisation = options.init_lora_weights.toLowerCase();
@@ -113,33 +137,65 @@ export function parseConfigFile(
   options.task_type = json.task_type ?? null;
   const warnings =
     unknown.length > 0 ? [`${file}: ignored unknown keys ${unknown.map((key) => show(key)).join(", ")}`] : [];
-  return { config: loraConfig(options, file), known, warnings };
+  if (!isAdaLora) return { config: loraConfig(options, file), settings: null, known, warnings };
+  const { lora, settings } = splitAdaLora(adaLoraConfig(withoutUnsupported(file, options), file), file);
+  return { config: lora, settings, known, warnings };
 }
 
 /** adapter_config.json of an adapter, as PEFT 0.21 writes it. */
 export function configFileText(adapter: LoraAdapter): string {
-  const { config, model, fileConfig } = adapter;
-  const targets = explicitTargets(config);
-  const own: Record<string, unknown> = {};
-  for (const key of Object.keys(loraSchema.shape)) {
-    const name = snakeCase(key);
-    if (Object.hasOwn(DEFAULTS, name)) own[name] = config[key as keyof LoraConfig];
-  }
+  const { config, model, fileConfig, adalora } = adapter;
   const given = fileConfig?.init_lora_weights;
   const values = {
-    ...DEFAULTS,
+    ...(adalora ? ADALORA_DEFAULTS : DEFAULTS),
     ...fileConfig,
-    ...own,
-    ...patternsForFile(adapter),
-    target_modules: sorted(targets),
+    ...ownValues(config),
+    ...(adalora ? adaLoraValues(adalora, fileConfig) : patternsForFile(adapter)),
+    target_modules: sorted(explicitTargets(config)),
     exclude_modules: config.excludeModules === null ? null : sorted(config.excludeModules),
-    init_lora_weights: typeof given === "string" ? given : config.initLoraWeights,
+    init_lora_weights: typeof given === "string" ? given : savedInitialisation(config),
+    loftq_config: {},
     lora_dropout: new PythonFloat(config.loraDropout),
     base_model_name_or_path: fileConfig?.base_model_name_or_path ?? model.nameOrPath,
     auto_mapping: config.taskType === null ? (fileConfig?.auto_mapping ?? autoMapping(model)) : null,
     inference_mode: true,
   };
   return pythonJson(values);
+}
+
+function ownValues(config: LoraConfig): Record<string, unknown> {
+  const own: Record<string, unknown> = {};
+  for (const key of Object.keys(loraSchema.shape)) {
+    const name = snakeCase(key);
+    if (Object.hasOwn(DEFAULTS, name)) own[name] = config[key as keyof LoraConfig];
+  }
+  return own;
+}
+
+/** AdaLoRA's own keys. What it does not read stays as the file had it. */
+function adaLoraValues(adalora: AdaLora, fileConfig: LoraAdapter["fileConfig"]): Record<string, unknown> {
+  const { settings } = adalora;
+  const unused = Object.fromEntries(UNUSED_BY_ADALORA.map((key) => [key, fileConfig?.[key] ?? ADALORA_DEFAULTS[key]]));
+  return {
+    ...unused,
+    init_r: settings.initR,
+    target_r: settings.targetR,
+    tinit: settings.tinit,
+    tfinal: settings.tfinal,
+    deltaT: settings.deltaT,
+    beta1: new PythonFloat(settings.beta1),
+    beta2: new PythonFloat(settings.beta2),
+    orth_reg_weight: new PythonFloat(settings.orthRegWeight),
+    total_step: adalora.totalStepForFile,
+    rank_pattern: adalora.rankPattern(),
+  };
+}
+
+/** Loading must not start from the base weight again: the tensors are all there is to a saved adapter. */
+function savedInitialisation({ initLoraWeights }: LoraConfig): unknown {
+  return typeof initLoraWeights !== "string" || initLoraWeights === "gaussian" || initLoraWeights === "orthogonal"
+    ? initLoraWeights
+    : true;
 }
 
 const snakeCase = (name: string): string => name.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`);

@@ -1,7 +1,8 @@
 import { z } from "zod";
 import type { CausalLM } from "../models/model.ts";
 import { LAYER_LINEARS } from "../models/parameters.ts";
-import { OptionError, parseOptions } from "../util/options.ts";
+import { camelCase, OptionError, parseOptions } from "../util/options.ts";
+import { type AdaLoraConfigOptions, adaLoraConfig, isAdaLora } from "./adalora-config.ts";
 import { createLora } from "./attach.ts";
 import { loraSchema } from "./lora-config.ts";
 import { PeftModel } from "./peft-model.ts";
@@ -10,10 +11,8 @@ import { withoutUnsupported } from "./unsupported.ts";
 /** Named in targetModules, these are trained in full. */
 const FULL = ["embed_tokens", "lm_head"];
 
-const schema = loraSchema.extend({
-  r: loraSchema.shape.r.default(16),
-  loraAlpha: loraSchema.shape.loraAlpha.default(16),
-  targetModules: loraSchema.shape.targetModules.default([...LAYER_LINEARS]),
+/** What Unsloth adds to an adapter's configuration. */
+const ownShape = {
   /** Recompute activations in training: false none, true all, "unsloth" only what has to be. */
   useGradientCheckpointing: z
     .union([z.boolean(), z.literal("unsloth")], { error: 'expected true, false or "unsloth"' })
@@ -21,13 +20,25 @@ const schema = loraSchema.extend({
   /** Taken for compatibility: sequence lengths are set where the model is loaded and trained. */
   maxSeqLength: z.number().int().positive().optional(),
   adapterName: z.string().min(1).default("default"),
+};
+
+const ownSchema = z.strictObject(ownShape);
+
+const schema = loraSchema.extend({
+  r: loraSchema.shape.r.default(16),
+  loraAlpha: loraSchema.shape.loraAlpha.default(16),
+  targetModules: loraSchema.shape.targetModules.default([...LAYER_LINEARS]),
+  ...ownShape,
+  peftType: z.literal("LORA").nullable().optional(),
 });
 
-export type GetPeftModelOptions = z.input<typeof schema>;
+export type GetPeftModelOptions =
+  | z.input<typeof schema>
+  | (AdaLoraConfigOptions & { readonly peftType: "ADALORA" } & z.input<typeof ownSchema>);
 
 /**
  * Puts a new LoRA adapter on a model, with Unsloth's defaults: r 16, loraAlpha 16, no dropout, all seven linear modules
- * of every layer. As with Unsloth, embed_tokens and lm_head named in targetModules are trained in full (they move to
+ * of every layer; with `peftType: "ADALORA"` an AdaLoRA one (`adaLoraConfig`), whose ranks the trainer allocates. As with Unsloth, embed_tokens and lm_head named in targetModules are trained in full (they move to
  * modulesToSave); `attachLora` puts low-rank updates on them. Throws OptionError as `attachLora` does.
  */
 export async function getPeftModel(
@@ -38,13 +49,30 @@ export async function getPeftModel(
   if (model.adapter) {
     throw new OptionError(`${owner}: the model already has an adapter: merge it, or dispose of it, first`);
   }
-  const parsed = parseOptions(owner, schema, withoutUnsupported(owner, options as Record<string, unknown>));
-  const { useGradientCheckpointing, maxSeqLength: _, adapterName, ...config } = parsed;
+  const given = withoutUnsupported(owner, options as Record<string, unknown>);
+  const {
+    useGradientCheckpointing,
+    maxSeqLength: _,
+    adapterName,
+    ...config
+  } = isAdaLora(given, owner) ? adaLoraOptions(owner, given) : parseOptions(owner, schema, given);
   const adapter = await createLora(model, trainEmbeddingsInFull(config), owner);
   return new PeftModel(model, adapter, { adapterName, gradientCheckpointing: useGradientCheckpointing });
 }
 
-function trainEmbeddingsInFull(config: z.output<typeof loraSchema>): z.output<typeof loraSchema> {
+function adaLoraOptions(owner: string, given: Readonly<Record<string, unknown>>) {
+  const all = Object.entries(given).map(([key, value]) => [camelCase(key), value] as const);
+  const isOwn = ([key]: readonly [string, unknown]): boolean => Object.hasOwn(ownShape, key);
+  const own = parseOptions(owner, ownSchema, Object.fromEntries(all.filter(isOwn)));
+  const rest = Object.fromEntries(all.filter((entry) => !isOwn(entry)));
+  const config = adaLoraConfig({ loraAlpha: 16, targetModules: [...LAYER_LINEARS], ...rest }, owner);
+  // Kept for the note that it is not used.
+  return { ...config, ...(rest.r !== undefined && { r: rest.r }), ...own };
+}
+
+function trainEmbeddingsInFull<C extends Pick<z.output<typeof loraSchema>, "targetModules" | "modulesToSave">>(
+  config: C,
+): C {
   const { targetModules, modulesToSave } = config;
   if (!Array.isArray(targetModules)) return config;
   const full = targetModules.filter((name) => FULL.includes(name));

@@ -1,6 +1,7 @@
 import type { Shape } from "../graph/types.ts";
 import type { DecoderConfig } from "../models/config.ts";
 import { type ParameterSpec, parameterSpecs } from "../models/parameters.ts";
+import type { AdaLora } from "./adalora.ts";
 import type { LoraConfig } from "./lora-config.ts";
 import { EMBEDDING, HEAD } from "./modules.ts";
 import type { LoraTarget, Resolution } from "./targets.ts";
@@ -17,9 +18,12 @@ export interface AdapterTensorSpec {
   /** Other names the same tensor goes by in the file: a head kept tied to the embedding table. */
   readonly aliases: readonly string[];
   readonly shape: Shape;
-  /** A and B of an update, or a copy of a parameter: of a module trained in full, or a bias. */
-  readonly kind: "A" | "B" | "saved" | "bias";
-  /** Of A and B: what they update. */
+  /**
+   * A and B of an update, AdaLoRA's E [r, 1] between them or DoRA's magnitudes [out]; or a copy of a parameter: of a module
+   * trained in full, or a bias.
+   */
+  readonly kind: "A" | "B" | "E" | "magnitude" | "saved" | "bias";
+  /** Of an update's: what it updates. */
   readonly target: LoraTarget | null;
   /** Of copies: the parameters they take the place of. */
   readonly parameters: readonly string[];
@@ -28,11 +32,17 @@ export interface AdapterTensorSpec {
 }
 
 /** Every tensor of an adapter, in the model's order: updates, modules trained in full, biases. */
-export function adapterLayout(model: DecoderConfig, config: LoraConfig, resolution: Resolution): AdapterTensorSpec[] {
+export function adapterLayout(
+  model: DecoderConfig,
+  config: LoraConfig,
+  resolution: Resolution,
+  adalora: AdaLora | null,
+): AdapterTensorSpec[] {
   const saved = savedSpecs(model, config, resolution);
   const copied = new Set(saved.flatMap(({ parameters }) => parameters));
   const biases = biasSpecs(model, config, resolution.targets).filter(({ parameters }) => !copied.has(parameters[0]!));
-  return [...resolution.targets.flatMap(pairSpecs), ...saved, ...biases];
+  const updates = resolution.targets.flatMap((target) => (adalora ? tripletSpecs(target) : pairSpecs(target, config)));
+  return [...updates, ...saved, ...biases];
 }
 
 /** The names PEFT gives to the base weight of an embedding or head that is saved with the adapter. */
@@ -46,22 +56,45 @@ export function isDuplicateBias(name: string): boolean {
   return name.endsWith(".original_module.bias") || name.endsWith(".modules_to_save.bias");
 }
 
-function pairSpecs(target: LoraTarget): AdapterTensorSpec[] {
+function pairSpecs(target: LoraTarget, { useDora }: LoraConfig): AdapterTensorSpec[] {
   const { path, kind, r } = target;
   const [rows, cols] = target.shape;
   const rest = { aliases: [], target, parameters: [], decay: true };
+  const out = kind === "embedding" ? cols : rows;
+  const magnitude = {
+    ...rest,
+    name: `${PREFIX}${path}.lora_magnitude_vector`,
+    shape: [out],
+    kind: "magnitude",
+  } as const;
+  const dora = useDora ? [magnitude] : [];
   if (kind === "embedding") {
     // Parameters rather than modules in PEFT, hence no ".weight".
     const name = `${PREFIX}${path}.lora_embedding_`;
     return [
       { ...rest, name: `${name}A`, shape: [r, rows], kind: "A" },
       { ...rest, name: `${name}B`, shape: [cols, r], kind: "B" },
+      ...dora,
     ];
   }
   const name = `${PREFIX}${path}.lora_`;
   return [
     { ...rest, name: `${name}A.weight`, shape: [r, cols], kind: "A" },
     { ...rest, name: `${name}B.weight`, shape: [rows, r], kind: "B" },
+    ...dora,
+  ];
+}
+
+/** AdaLoRA's tensors, parameters rather than modules in PEFT. A module pruned to rank 0 has them too, without numbers. */
+export function tripletSpecs(target: LoraTarget): AdapterTensorSpec[] {
+  const { path, r } = target;
+  const [rows, cols] = target.shape;
+  const rest = { aliases: [], target, parameters: [], decay: true };
+  const name = `${PREFIX}${path}.lora_`;
+  return [
+    { ...rest, name: `${name}A`, shape: [r, cols], kind: "A" },
+    { ...rest, name: `${name}B`, shape: [rows, r], kind: "B" },
+    { ...rest, name: `${name}E`, shape: [r, 1], kind: "E" },
   ];
 }
 

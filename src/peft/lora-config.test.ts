@@ -17,6 +17,8 @@ test("defaults are PEFT's", () => {
     rankPattern: {},
     alphaPattern: {},
     initLoraWeights: true,
+    loftqConfig: null,
+    useDora: false,
     randomState: 3407,
     ensureWeightTying: false,
     taskType: "CAUSAL_LM",
@@ -64,11 +66,11 @@ test("what is out of range is said with what would work", () => {
 
 test("initialisations that PEFT has and we have not are told from typing errors", () => {
   assert.equal(loraConfig({ initLoraWeights: "gaussian" }).initLoraWeights, "gaussian");
+  assert.equal(loraConfig({ init_lora_weights: "PiSSA_niter_16" }).initLoraWeights, "pissa_niter_16");
   assert.throws(
-    () => loraConfig({ initLoraWeights: "pissa" }),
-    /initLoraWeights: this initialisation is not supported yet/,
+    () => loraConfig({ initLoraWeights: "eva" }),
+    /initLoraWeights: this initialisation is not supported yet; supported are true, false, "gaussian"/,
   );
-  assert.throws(() => loraConfig({ initLoraWeights: "pissa_niter_16" }), /not supported yet/);
   assert.throws(
     () => loraConfig({ initLoraWeights: "gausian" }),
     /unknown initialisation; .*did you mean "gaussian"\?/,
@@ -80,11 +82,25 @@ test("options of PEFT that are not supported are refused only when they would ch
     loraConfig({ useDora: false, loftqConfig: {}, lora_bias: false, layer_replication: null, fan_in_fan_out: false }),
   );
   assert.throws(
-    () => loraConfig({ useDora: true }),
-    /LoraConfig: useDora: DoRA is not supported yet; leave it out or set it to false/,
+    () => loraConfig({ useQalora: true }),
+    /LoraConfig: useQalora: QALoRA is not supported yet; leave it out or set it to false/,
   );
-  assert.throws(() => loraConfig({ loftq_config: { loftq_bits: 4 } }), /loftq_config: LoftQ is not supported yet/);
   assert.throws(() => loraConfig({ trainable_token_indices: [1] }), /training single tokens is not supported yet/);
+});
+
+test("LoftQ's settings go with its initialisation, in either spelling", () => {
+  const config = loraConfig({ init_lora_weights: "loftq", loftq_config: { loftq_bits: 4, loftq_iter: 5 } });
+  assert.deepEqual(config.loftqConfig, { loftqBits: 4, loftqIter: 5 });
+  const cases: [Record<string, unknown>, RegExp][] = [
+    [{ initLoraWeights: "loftq" }, /initLoraWeights "loftq" needs loftqConfig, e.g. \{ loftqBits: 4, loftqIter: 1 \}/],
+    [{ loftqConfig: { loftqBits: 4 } }, /loftqConfig goes with initLoraWeights "loftq" only/],
+    [{ initLoraWeights: "loftq", loftqConfig: { loftqBits: 8 } }, /loftqConfig.loftqBits: only 4 bits \(NF4\)/],
+    [
+      { initLoraWeights: "loftq", loftqConfig: { loftqIter: 0 } },
+      /loftqIter: expected a number of rounds of at least 1/,
+    ],
+  ];
+  for (const [options, message] of cases) assert.throws(() => loraConfig(options), message);
 });
 
 test("layers cannot be combined with a regular expression", () => {

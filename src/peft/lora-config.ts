@@ -1,6 +1,6 @@
 import { z } from "zod";
-import { OptionError, parseOptions } from "../util/options.ts";
-import { initialisationMessage, withoutUnsupported } from "./unsupported.ts";
+import { camelCase, OptionError, parseOptions } from "../util/options.ts";
+import { type Initialisation, initialisationMessage, isInitialisation, withoutUnsupported } from "./unsupported.ts";
 
 /** More names or patterns than any model has modules: a file that would take minutes to match is refused. */
 const MANY = 10_000;
@@ -15,6 +15,13 @@ const patterns = (value: typeof rank | typeof alpha) =>
     .record(z.string(), value)
     .refine((record) => Object.keys(record).length <= MANY, { error: `expected at most ${MANY} patterns` })
     .default({});
+
+const isNothing = (value: unknown): boolean =>
+  value === undefined || value === null || (typeof value === "object" && Object.keys(value).length === 0);
+const camelKeys = (value: unknown): unknown =>
+  typeof value === "object" && value !== null
+    ? Object.fromEntries(Object.entries(value).map(([key, one]) => [camelCase(key), one]))
+    : value;
 
 /** The fields of PEFT's LoraConfig that this library has, in its spelling; PEFT's snake_case is accepted too. */
 export const loraSchema = z.strictObject({
@@ -54,15 +61,38 @@ export const loraSchema = z.strictObject({
   rankPattern: patterns(rank),
   /** As rankPattern, for loraAlpha. */
   alphaPattern: patterns(alpha),
-  /** true: A uniform, B zero; "gaussian": A normal with deviation 1/r, B zero; false: both random (for debugging). */
+  /**
+   * true: A uniform, B zero; "gaussian": A normal with deviation 1/r, B zero; false: both random (for debugging);
+   * "orthogonal": both random with B·A = 0; "pissa", "pissa_niter_N", "olora" and "loftq" start from the base weight and
+   * change it (see base-init.ts).
+   */
   initLoraWeights: z
-    .union([z.boolean(), z.literal("gaussian")], { error: ({ input }) => initialisationMessage(input) })
-    .default(true),
+    .custom<Initialisation>(isInitialisation, { error: ({ input }) => initialisationMessage(input) })
+    .default(true)
+    .transform((value) => (typeof value === "string" ? (value.toLowerCase() as Initialisation) : value)),
+  /** Bits and rounds of initLoraWeights "loftq". */
+  loftqConfig: z
+    .preprocess(
+      (value) => (isNothing(value) ? null : camelKeys(value)),
+      z
+        .strictObject({
+          loftqBits: z.literal(4, { error: "only 4 bits (NF4) are supported" }).default(4),
+          loftqIter: z.number().int().positive({ error: "expected a number of rounds of at least 1" }).default(1),
+        })
+        .nullable(),
+    )
+    .default(null),
+  /** DoRA (Liu et al. 2024): train the lengths of the weight's rows apart from their directions. */
+  useDora: z.boolean().default(false),
   /** Seed of the initial values. */
   randomState: z.number().int().nonnegative({ error: "expected an integer that is not negative" }).default(3407),
   /** Keep a tied head and embedding table one when either is in modulesToSave. */
   ensureWeightTying: z.boolean().default(false),
-  taskType: z.enum(["CAUSAL_LM"], { error: 'only "CAUSAL_LM" is supported' }).nullable().default("CAUSAL_LM"),
+  /** SEQ_CLS trains the score head too (modulesToSave "classifier" and "score", as PEFT adds them). */
+  taskType: z
+    .enum(["CAUSAL_LM", "SEQ_CLS"], { error: 'only "CAUSAL_LM" and "SEQ_CLS" are supported' })
+    .nullable()
+    .default("CAUSAL_LM"),
   /** Do not train it. */
   inferenceMode: z.boolean().default(false),
 });
@@ -95,8 +125,23 @@ export function loraConfig(
   if (layersPattern !== null && layersPattern.length > 0 && layersToTransform === null) {
     throw new OptionError(`${owner}: layersPattern needs layersToTransform, the layers to take`);
   }
-  return config;
+  if (config.initLoraWeights === "loftq" && config.loftqConfig === null) {
+    throw new OptionError(`${owner}: initLoraWeights "loftq" needs loftqConfig, e.g. { loftqBits: 4, loftqIter: 1 }`);
+  }
+  if (config.initLoraWeights !== "loftq" && config.loftqConfig !== null) {
+    throw new OptionError(`${owner}: loftqConfig goes with initLoraWeights "loftq" only: set that, or leave it out`);
+  }
+  return config.taskType === "SEQ_CLS" ? withClassifier(config) : config;
 }
+
+/** As PEFT's PeftModelForSequenceClassification: whichever of the two names the head has, it is trained in full. */
+const withClassifier = (config: LoraConfig): LoraConfig => ({
+  ...config,
+  modulesToSave: [...new Set([...(config.modulesToSave ?? []), ...CLASSIFIERS])],
+});
+
+/** Names of classification heads. */
+export const CLASSIFIERS: readonly string[] = ["classifier", "score"];
 
 /** PEFT's shorthand, in any case of letters. */
 export function isAllLinear(targetModules: string): boolean {

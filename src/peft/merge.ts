@@ -1,13 +1,15 @@
 import type { DeviceTensor } from "../backends/backend.ts";
 import { numel } from "../graph/types.ts";
+import type { DoraTensors } from "../models/adapter.ts";
 import type { DecoderConfig } from "../models/config.ts";
 import { convertDense } from "../models/load/convert.ts";
 import type { CausalLM } from "../models/model.ts";
 import type { LoraAdapter } from "./adapter.ts";
+import { scaleVectors, updatedSquares } from "./dora.ts";
 import { EMBEDDING_WEIGHT, HEAD_WEIGHT } from "./layout.ts";
 import type { LoraTarget } from "./targets.ts";
-import { UpdateRunner, weightUpdate } from "./update.ts";
-import { openWeight, PIECE } from "./weights.ts";
+import { UpdateRunner, type WeightUpdate, weightUpdate } from "./update.ts";
+import { openWeight, PIECE, readWeight } from "./weights.ts";
 
 export interface MergeOptions {
   /** What 4-bit weights become: merged they cannot stay 4-bit without changing the model again. Default "bf16". */
@@ -42,7 +44,7 @@ interface Job {
 }
 
 /**
- * Makes the adapter part of its model's parameters: W + s·B·A, computed in f32 and rounded once to the type W is kept in
+ * Makes the adapter part of its model's parameters: W + s·B·A (with DoRA's magnitudes), computed in f32 and rounded once to the type W is kept in
  * (nearest even), and the copies of modules trained in full. Does not touch `model.adapter`. With `keepOriginals` the
  * replaced bytes are kept in host memory, and an error leaves the model as it was; without, an error can leave it half
  * merged. Throws when the adapter holds numbers that are not finite, or one does not fit f16.
@@ -149,14 +151,33 @@ async function runJob(adapter: LoraAdapter, job: Job, into: DeviceTensor, runner
   }
   const { path, kind } = job.target;
   const pair = kind === "embedding" ? adapter.loraEmbedding(path) : adapter.lora(path);
-  for await (const update of runner.rows(await weightUpdate(backend, job.target, pair!))) {
+  // A module that AdaLoRA has pruned altogether stays as it is.
+  if (!pair) return;
+  const all = await weightUpdate(backend, job.target, pair);
+  const factors = pair.dora && (await doraFactors(adapter, job, pair.dora, all, runner));
+  const cols = job.target.shape[1];
+  for await (const update of runner.rows(all)) {
     const piece = numbers(at, update.length);
     for (let i = 0; i < piece.length; i++) piece[i] = piece[i]! + update[i]!;
+    if (factors) scaleVectors(job.target, at / cols, piece, factors);
     if (!piece.every(Number.isFinite)) {
       throw new Error(`merging gives numbers in ${job.parameter} that are not finite: the adapter's A or B is damaged`);
     }
     write(piece);
   }
+}
+
+/** What DoRA multiplies the vectors of W + s·B·A by: their magnitudes over their lengths. */
+async function doraFactors(
+  { model: { backend } }: LoraAdapter,
+  { source, target }: Job,
+  { magnitude }: DoraTensors,
+  update: WeightUpdate,
+  runner: UpdateRunner,
+): Promise<Float64Array> {
+  const squares = await updatedSquares(target!, await openWeight(backend, source), update, runner);
+  const magnitudes = await readWeight(backend, magnitude);
+  return squares.map((square, i) => magnitudes[i]! / Math.sqrt(square));
 }
 
 /** From now on the head is a parameter of its own, in config.json too. Returns what puts that back. */

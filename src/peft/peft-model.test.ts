@@ -29,7 +29,8 @@ test("getPeftModel takes Python's spellings, and names what it does not know", a
     assert.rejects(getPeftModel(model, options), message);
   await rejected({ lora_alpa: 8 }, /getPeftModel: unknown option "lora_alpa"; did you mean "loraAlpha"\?/);
   await rejected({ useGradientCheckpointing: "full" }, /useGradientCheckpointing: expected true, false or "unsloth"/);
-  await rejected({ use_dora: true }, /getPeftModel: use_dora: DoRA is not supported yet/);
+  await rejected({ lora_bias: true }, /getPeftModel: lora_bias: a bias on B is not supported yet/);
+  await rejected({ peft_type: "IA3" }, /getPeftModel: peftType: expected "LORA" or "ADALORA", found "IA3"/);
   await rejected(
     { targetModules: ["q_prj"] },
     /getPeftModel: targetModules: the model has no module "q_prj"; did you mean "q_proj"\?/,

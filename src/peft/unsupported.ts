@@ -7,11 +7,9 @@ import { camelCase, OptionError } from "../util/options.ts";
  * ignoring it would train, or load, another model than the one asked for.
  */
 const UNSUPPORTED: Readonly<Record<string, { readonly what: string; readonly neutral: readonly unknown[] }>> = {
-  useDora: { what: "DoRA", neutral: [false, null] },
   useQalora: { what: "QALoRA", neutral: [false, null] },
   useBdlora: { what: "BD-LoRA", neutral: [false, null] },
   loraBias: { what: "a bias on B", neutral: [false, null] },
-  loftqConfig: { what: "LoftQ", neutral: [{}, null] },
   layerReplication: { what: "layer replication", neutral: [[], null] },
   targetParameters: { what: "targeting parameters rather than modules", neutral: [[], null] },
   trainableTokenIndices: { what: "training single tokens", neutral: [[], {}, null] },
@@ -45,16 +43,24 @@ export function withoutUnsupported(owner: string, options: Readonly<Record<strin
   return rest;
 }
 
-/** The values of `initLoraWeights` that PEFT has and this library has not. */
-const INITIALISATIONS = ["eva", "olora", "pissa", "pissa_niter_4", "corda", "loftq", "orthogonal", "mica", "lora_ga"];
+const INITIALISATIONS = ["gaussian", "orthogonal", "pissa", "olora", "loftq"] as const;
+/** What `initLoraWeights` may be; names in any case of letters. */
+export type Initialisation = boolean | (typeof INITIALISATIONS)[number] | `pissa_niter_${number}`;
+
+/** Those that PEFT has and this library has not: they need gradients or activations of data. */
+const UNSUPPORTED_INITIALISATIONS = ["eva", "corda", "mica", "lora_ga"];
+
+export const isInitialisation = (value: unknown): boolean => {
+  if (typeof value !== "string") return typeof value === "boolean";
+  const name = value.toLowerCase();
+  return (INITIALISATIONS as readonly string[]).includes(name) || /^pissa_niter_\d{1,3}$/.test(name);
+};
 
 /** Why a value of `initLoraWeights` is refused. */
 export function initialisationMessage(value: unknown): string {
-  const supported = `supported are true, false and "gaussian"`;
-  if (typeof value !== "string") return `expected true, false or "gaussian"`;
-  if (INITIALISATIONS.includes(value) || /^pissa_niter_\d+$/.test(value)) {
-    return `this initialisation is not supported yet; ${supported}`;
-  }
-  const close = nearest(value, ["gaussian", ...INITIALISATIONS]);
+  const supported = `supported are true, false, ${INITIALISATIONS.map((name) => `"${name}"`).join(", ")} and "pissa_niter_N"`;
+  if (typeof value !== "string") return `expected true, false or a name; ${supported}`;
+  if (UNSUPPORTED_INITIALISATIONS.includes(value)) return `this initialisation is not supported yet; ${supported}`;
+  const close = nearest(value, [...INITIALISATIONS, "pissa_niter_4", ...UNSUPPORTED_INITIALISATIONS]);
   return `unknown initialisation; ${supported}${close ? ` (did you mean "${close}"?)` : ""}`;
 }

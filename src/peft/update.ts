@@ -19,11 +19,18 @@ export interface WeightUpdate {
   readonly scale: number;
 }
 
-/** The update of a module's weight: s·B·A for a linear module [out, in], s·Aᵀ·Bᵀ for an embedding [vocab, hidden]. */
+/**
+ * The update of a module's weight: s·B·A for a linear module [out, in] (AdaLoRA: s·B·diag(E)·A), s·Aᵀ·Bᵀ for an embedding
+ * [vocab, hidden].
+ */
 export async function weightUpdate(backend: Backend, target: LoraTarget, pair: LoraPair): Promise<WeightUpdate> {
   const [rows, cols] = target.shape;
   const { r, scale } = target;
   const a = await readWeight(backend, pair.a);
+  if (pair.e) {
+    const e = await readWeight(backend, pair.e);
+    for (let i = 0; i < a.length; i++) a[i]! *= e[Math.floor(i / cols)]!;
+  }
   const b = await readWeight(backend, pair.b);
   if (target.kind === "linear") return { left: b, right: a, rows, cols, r, scale };
   return { left: transpose(a, r, rows), right: transpose(b, cols, r), rows, cols, r, scale };

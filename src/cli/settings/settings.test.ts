@@ -105,7 +105,7 @@ const ERRORS: readonly (readonly [name: string, yaml: string, message: RegExp])[
   ["the same key twice", "r: 1\nr: 2", /config\.yaml:2: not valid YAML: Map keys must be unique/],
   ["broken YAML", "r: 1\n  x: [", /config\.yaml:\d: not valid YAML/],
   ["a list", "- r: 1", /config\.yaml:1: expected "option: value" lines/],
-  ["what PEFT has and this library has not", "r: 4\nuse_dora: true", /config\.yaml:2: use_dora: DoRA is not supported/],
+  ["what PEFT has and this library has not", "r: 4\nlora_bias: true", /config\.yaml:2: lora_bias: a bias on B is not supported/],
   ["what Trainer has and this library has not", "push_to_hub: true", /config\.yaml:1: pushToHub true .*not supported/],
   ["a sweep", "sweep:\n  r: [1]", /config\.yaml:1: "sweep" is for `unsloth sweep/],
 ];
@@ -120,7 +120,7 @@ for (const [name, yaml, message] of ERRORS) {
 }
 
 test("options of other libraries that ask for nothing are taken", () => {
-  assert.deepEqual(settings("use_dora: false\nddp_timeout: 5\npadding_free: true\nr: 4").lora, { r: 4 });
+  assert.deepEqual(settings("lora_bias: false\nddp_timeout: 5\npadding_free: true\nr: 4").lora, { r: 4 });
 });
 
 test("an empty file says nothing, a missing one is an error", () => {
