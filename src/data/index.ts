@@ -14,6 +14,26 @@ export {
   planPacks,
 } from "./packing.ts";
 export {
+  type LabelledAnswer,
+  type PreferenceOptions,
+  type PreferencePair,
+  type PromptRow,
+  type TruncationMode,
+  tokenizePreferences,
+  tokenizePrompts,
+  tokenizeUnpaired,
+} from "./preference.ts";
+export type { DropReason, PreferenceReport } from "./preference-report.ts";
+export {
+  type PreferenceExample,
+  type PromptExample,
+  readPreference,
+  readPrompt,
+  readUnpaired,
+  type UnpairedExample,
+} from "./preference-rows.ts";
+export type { AnswerTokens } from "./preference-tokens.ts";
+export {
   defaultCacheDir,
   PreparedDataset,
   type PrepareProgress,

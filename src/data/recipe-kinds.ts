@@ -12,7 +12,7 @@ export type Example =
   | ({ kind: "chat-completion"; prompt: ChatMessage[]; completion: ChatMessage[] } & ChatExtras);
 
 /** What else a conversation's row may give its template. */
-interface ChatExtras {
+export interface ChatExtras {
   tools: Record<string, unknown>[] | null;
   variables: Record<string, unknown>;
 }
@@ -66,7 +66,7 @@ export function readExample(located: LocatedRow): Example {
 }
 
 /** A null field counts as left out: many writers fill absent columns so. */
-function has(row: Row, field: string): boolean {
+export function has(row: Row, field: string): boolean {
   return Object.hasOwn(row, field) && row[field] !== null;
 }
 
@@ -77,7 +77,9 @@ function unknownShape({ row, where }: LocatedRow): FormatError {
     const close = FIELDS.includes(name) ? null : nearest(name, FIELDS);
     if (close !== null) hints.push(`is "${name}" meant to be "${close}"?`);
   }
-  const hint = hints.length === 0 ? "rename the columns, with dataset.map()" : hints.join(" ");
+  const isPreference = has(row, "chosen") && has(row, "rejected");
+  const rename = isPreference ? "chosen and rejected are for DPOTrainer" : "rename the columns, with dataset.map()";
+  const hint = hints.length === 0 ? rename : hints.join(" ");
   return new FormatError({
     file: where,
     field: "fields",
@@ -86,7 +88,8 @@ function unknownShape({ row, where }: LocatedRow): FormatError {
   });
 }
 
-function text({ row, where }: LocatedRow, field: string): string {
+/** A field that must be a string. Throws `FormatError` naming row and field. */
+export function text({ row, where }: LocatedRow, field: string): string {
   const value = row[field];
   if (typeof value === "string") return value;
   throw new FormatError({ file: where, field, found: show(value), expected: "a string" });
@@ -112,7 +115,7 @@ export function messages(
 }
 
 /** CSV has no lists: there a conversation is JSON text. */
-function parsedList(value: unknown): unknown {
+export function parsedList(value: unknown): unknown {
   if (typeof value !== "string" || !value.trimStart().startsWith("[")) return value;
   try {
     return JSON.parse(value);
@@ -157,7 +160,7 @@ function contentHint(rest: Row): string {
 }
 
 /** `tools` may be JSON text, since columnar formats have no free-form objects. */
-function extras({ row, where }: LocatedRow): ChatExtras {
+export function extras({ row, where }: LocatedRow): ChatExtras {
   let tools = row.tools ?? null;
   if (typeof tools === "string") {
     try {

@@ -7,6 +7,8 @@ import generation
 import gguf_models
 import gguf_types
 import lora_variants
+import make_reward
+import make_preference_rows
 import make_trainer
 import nf4
 import optimizers
@@ -27,6 +29,8 @@ PARTS = {
     "schedules": schedules,
     "tensorboard": tensorboard_events,
     "trainer": make_trainer,
+    "preference_rows": make_preference_rows,
+    "reward": make_reward,
 }
 
 if __name__ == "__main__":
