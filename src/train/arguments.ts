@@ -6,7 +6,7 @@ import { renamed } from "./option-names.ts";
 export { argumentsSchema, isEightBit, OPTIMIZERS, type TrainingArgumentsOptions } from "./arguments-schema.ts";
 
 /** Names that options have had in Hugging Face's releases. */
-const ALIASES: Readonly<Record<string, string>> = {
+export const ALIASES: Readonly<Record<string, string>> = {
   evaluationStrategy: "evalStrategy",
   activationCheckpointing: "gradientCheckpointing",
   perGpuTrainBatchSize: "perDeviceTrainBatchSize",

@@ -12,7 +12,14 @@ export { getLastCheckpoint } from "./checkpoint-folders.ts";
 export { DefaultFlowCallback } from "./default-flow.ts";
 export { EarlyStoppingCallback, type EarlyStoppingOptions } from "./early-stopping.ts";
 export { TrainingInterrupted } from "./interrupt.ts";
-export { type ComputeLoss, crossEntropyLoss, type LossContext, type TracedLoss } from "./loss.ts";
+export {
+  type ComputeLoss,
+  crossEntropyLoss,
+  type Forward,
+  type HostLogs,
+  type LossContext,
+  type TracedLoss,
+} from "./loss.ts";
 export * as ops from "./loss-ops.ts";
 export {
   argmax,
@@ -23,6 +30,15 @@ export {
   type TokenRows,
 } from "./predictions.ts";
 export { PrinterCallback, ProgressCallback } from "./progress.ts";
+export {
+  RewardConfig,
+  type RewardData,
+  type RewardDataReport,
+  type RewardOptions,
+  type RewardPair,
+  RewardTrainer,
+  type RewardTrainerOptions,
+} from "./reward/index.ts";
 export { type DataReport, SFTConfig, type SFTOptions, SFTTrainer, type SFTTrainerOptions } from "./sft.ts";
 export type { TrainerState } from "./state.ts";
 export { TensorBoardCallback } from "./tensorboard-callback.ts";

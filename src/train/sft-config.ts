@@ -2,6 +2,7 @@ import { z } from "zod";
 import { PACKING_STRATEGIES } from "../data/index.ts";
 import { parseOptions } from "../util/options.ts";
 import { TrainingArguments, type TrainingArgumentsOptions } from "./arguments.ts";
+import { splitConfig } from "./config-options.ts";
 import { type ForeignOptions, withoutForeign } from "./foreign-options.ts";
 import { renamed } from "./option-names.ts";
 
@@ -77,15 +78,12 @@ const Base = TrainingArguments as new (options: object) => TrainingArguments & R
 /** TRL's SFTConfig: TrainingArguments, with learningRate 2e-5 and loggingSteps 10 by default, and the above in one. */
 export class SFTConfig extends Base {
   constructor(options: (SFTOptions & TrainingArgumentsOptions) | Readonly<Record<string, unknown>> = {}) {
-    const all = Object.entries(renamed("SFTConfig", options as Record<string, unknown>, ALIASES));
-    const pick = (sft: boolean): Record<string, unknown> =>
-      Object.fromEntries(all.filter(([name]) => isSft(name) === sft));
-    super({ ...DEFAULTS, ...pick(false) });
-    Object.assign(this, parseSft(pick(true)));
+    const shape = { owner: "SFTConfig", schema: sftSchema, foreign: FOREIGN, aliases: ALIASES };
+    const { own, rest } = splitConfig(shape, options as Record<string, unknown>);
+    super({ ...DEFAULTS, ...rest });
+    Object.assign(this, own);
   }
 }
-
-const isSft = (name: string): boolean => Object.hasOwn(sftSchema.shape, name) || Object.hasOwn(FOREIGN, name);
 
 /** The SFT settings of a configuration. */
 export function sftValues(config: SFTConfig): SFTValues {

@@ -1,0 +1,39 @@
+import type { z } from "zod";
+import { nearest } from "../util/nearest.ts";
+import { OptionError, parseOptions } from "../util/options.ts";
+import { ALIASES, argumentsSchema } from "./arguments.ts";
+import { FOREIGN_ARGUMENTS, type ForeignOptions, withoutForeign } from "./foreign-options.ts";
+import { renamed } from "./option-names.ts";
+
+export interface ConfigShape<S extends z.ZodObject> {
+  /** The class's name, for messages. */
+  readonly owner: string;
+  /** What it adds to TrainingArguments. */
+  readonly schema: S;
+  /** Hugging Face's options that steer nothing here. */
+  readonly foreign?: ForeignOptions;
+  /** Other names for options of the schema. */
+  readonly aliases?: Readonly<Record<string, string>>;
+}
+
+/**
+ * The options of a trainer's configuration (SFTConfig, DPOConfig …) taken apart: `own`, checked, and `rest`, which is for
+ * TrainingArguments. Throws OptionError for a name that is neither's, with the nearest of both.
+ */
+export function splitConfig<S extends z.ZodObject>(
+  { owner, schema, foreign = {}, aliases = {} }: ConfigShape<S>,
+  options: Readonly<Record<string, unknown>>,
+): { own: z.output<S>; rest: Record<string, unknown> } {
+  const own: Record<string, unknown> = {};
+  const rest: Record<string, unknown> = {};
+  const arguments_ = [argumentsSchema.shape, FOREIGN_ARGUMENTS, ALIASES];
+  for (const [name, value] of Object.entries(renamed(owner, options, aliases))) {
+    if (Object.hasOwn(schema.shape, name) || Object.hasOwn(foreign, name)) own[name] = value;
+    else if (arguments_.some((names) => Object.hasOwn(names, name))) rest[name] = value;
+    else {
+      const close = nearest(name, [...Object.keys(schema.shape), ...Object.keys(argumentsSchema.shape)]);
+      throw new OptionError(`${owner}: unknown option "${name}"${close ? `; did you mean "${close}"?` : ""}`);
+    }
+  }
+  return { own: parseOptions(owner, schema, withoutForeign(owner, own, foreign)), rest };
+}

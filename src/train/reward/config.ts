@@ -1,0 +1,58 @@
+import { z } from "zod";
+import { TrainingArguments, type TrainingArgumentsOptions } from "../arguments.ts";
+import { splitConfig } from "../config-options.ts";
+import type { ForeignOptions } from "../foreign-options.ts";
+
+/** What reward modelling adds to TrainingArguments (TRL's RewardConfig). */
+export const rewardSchema = z.strictObject({
+  maxLength: z
+    .number()
+    .int()
+    .positive()
+    .nullable()
+    .default(1024)
+    .describe("tokens of an answer with its prompt; pairs with a longer one are left out and counted; null: no limit"),
+  centerRewardsCoefficient: z
+    .number()
+    .nullable()
+    .default(null)
+    .describe("weight of the squared sum of a pair's rewards, which keeps their mean at zero; 0.01 is a good value"),
+  disableDropout: z.boolean().default(true).describe("train without the adapter's dropout"),
+  activationOffloading: z.boolean().default(false).describe("let the planner move activations to host memory"),
+  activationMemory: z
+    .number()
+    .int()
+    .positive()
+    .nullable()
+    .default(null)
+    .describe('bytes of activations that "unsloth" checkpointing may keep; most of the free memory when left out'),
+});
+export type RewardOptions = z.input<typeof rewardSchema>;
+export type RewardValues = z.output<typeof rewardSchema>;
+
+/** TRL's options that steer nothing here. */
+const FOREIGN: ForeignOptions = {
+  datasetNumProc: { because: "rows are prepared in one process" },
+  padToMultipleOf: { because: "batches are padded at their end, to lengths that few programs serve" },
+  trustRemoteCode: { because: "no code is loaded with a model" },
+  chatTemplatePath: { because: "set the template on the tokenizer", only: [null] },
+  eosToken: { because: "the tokenizer says which it is", only: [null] },
+  padToken: { because: "padding is not part of any sequence", only: [null] },
+  modelInitKwargs: { because: "give the model loaded", only: [null] },
+};
+
+/** Where TRL's defaults are not TrainingArguments'. */
+const DEFAULTS: TrainingArgumentsOptions = { learningRate: 1e-4, loggingSteps: 10 };
+
+// The values are properties; the constructor assigns them.
+const Base = TrainingArguments as new (options: object) => TrainingArguments & Readonly<RewardValues>;
+
+/** TRL's RewardConfig: TrainingArguments, with learningRate 1e-4 and loggingSteps 10 by default, and the above in one. */
+export class RewardConfig extends Base {
+  constructor(options: (RewardOptions & TrainingArgumentsOptions) | Readonly<Record<string, unknown>> = {}) {
+    const shape = { owner: "RewardConfig", schema: rewardSchema, foreign: FOREIGN };
+    const { own, rest } = splitConfig(shape, options as Record<string, unknown>);
+    super({ ...DEFAULTS, ...rest });
+    Object.assign(this, own);
+  }
+}

@@ -1,0 +1,87 @@
+import type { Dataset, LocatedRow, Row } from "../../data/index.ts";
+import { type PreferenceExample, readPreference } from "../../data/preference-rows.ts";
+import { tokenizeChats, tokenizeTexts } from "../../data/preference-tokens.ts";
+import { FormatError, show } from "../../formats/errors.ts";
+import { ChatTemplateError } from "../../tokenizer/chat-template.ts";
+import type { Tokenizer } from "../../tokenizer/index.ts";
+import { OptionError } from "../../util/options.ts";
+import type { RewardPair } from "./pairs.ts";
+
+/** Rows to be tokenised, or pairs that are. */
+export type RewardData = Dataset<Row> | readonly RewardPair[];
+
+/** What became of the rows. */
+export interface RewardDataReport {
+  readonly rows: number;
+  /** Left out: both answers are the same tokens; one is longer than maxLength. */
+  readonly equal: number;
+  readonly tooLong: number;
+  readonly tokens: number;
+}
+
+/**
+ * Pairs of whole tokenised answers, as TRL's RewardTrainer makes them: prompt and answer as one text, EOS added to plain
+ * text, conversations through the chat template. Throws FormatError naming the row at fault, or when none is left.
+ */
+export function rewardPairs(
+  data: RewardData,
+  tokenizer: Tokenizer | null,
+  maxLength: number | null,
+): { pairs: readonly RewardPair[]; report: RewardDataReport } {
+  let rows = 0;
+  let equal = 0;
+  let tooLong = 0;
+  let tokens = 0;
+  const pairs: RewardPair[] = [];
+  for (const pair of Array.isArray(data)
+    ? (data as readonly RewardPair[])
+    : tokenized(data as Dataset<Row>, tokenizer)) {
+    rows++;
+    const { chosenIds, rejectedIds } = pair;
+    const same = chosenIds.length === rejectedIds.length && chosenIds.every((id, i) => id === rejectedIds[i]);
+    const longest = Math.max(chosenIds.length, rejectedIds.length);
+    if (same) equal++;
+    else if (longest > (maxLength ?? Number.POSITIVE_INFINITY)) tooLong++;
+    else {
+      tokens += chosenIds.length + rejectedIds.length;
+      pairs.push(pair);
+    }
+  }
+  if (pairs.length > 0) return { pairs, report: { rows, equal, tooLong, tokens } };
+  const found =
+    rows === 0 ? "no rows" : `${rows} rows, ${equal} with equal answers, ${tooLong} longer than ${maxLength}`;
+  throw new FormatError({ field: "data set", found, expected: "at least one pair of answers that differ and fit" });
+}
+
+function* tokenized(data: Dataset<Row>, tokenizer: Tokenizer | null): Generator<RewardPair> {
+  if (!tokenizer) throw new OptionError("RewardTrainer: tokenizer is missing (processingClass, in TRL's terms)");
+  for (const located of data.located()) {
+    const [chosenIds, rejectedIds] = answerIds(readPreference(located), tokenizer, located.where);
+    yield { chosenIds, rejectedIds, margin: marginOf(located) };
+  }
+}
+
+function answerIds(example: PreferenceExample, tokenizer: Tokenizer, where: string): [Int32Array, Int32Array] {
+  try {
+    const { sequences } =
+      example.kind === "text"
+        ? tokenizeTexts(tokenizer, example.prompt, [example.chosen, example.rejected], "prefix")
+        : tokenizeChats(
+            tokenizer,
+            { prompt: example.prompt, answers: [example.chosen, example.rejected] },
+            { tools: example.tools, variables: example.variables },
+            "prefix",
+          );
+    return sequences.map(({ ids }) => Int32Array.from(ids)) as [Int32Array, Int32Array];
+  } catch (error) {
+    if (error instanceof ChatTemplateError) throw new ChatTemplateError(`${where}: ${error.message}`, { cause: error });
+    throw error;
+  }
+}
+
+function marginOf({ row, where }: LocatedRow): number | undefined {
+  const { margin } = row;
+  if (margin === undefined || margin === null) return undefined;
+  if (typeof margin === "number" && Number.isFinite(margin)) return margin;
+  throw new FormatError({ file: where, field: "margin", found: show(margin), expected: "a number" });
+}
