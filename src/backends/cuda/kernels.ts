@@ -29,10 +29,11 @@ function source(file: string): string {
   return text;
 }
 
-/** The whole source of a module: what all kernels share, the names, the file. */
+/** The whole source of a module: what all kernels share, the names, the file with what it includes (NVRTC has no files). */
 export function moduleSource(file: string, defines: Defines): string {
   const names = Object.entries(defines).map(([name, value]) => `#define ${name} ${value}\n`);
-  return `${source("common.cuh")}\n${names.join("")}${source(`${file}.cu`)}`;
+  const own = source(`${file}.cu`).replace(/^#include "(.+)"$/gm, (_, included: string) => source(included));
+  return `${source("common.cuh")}\n${names.join("")}${own}`;
 }
 
 /** Compiled kernels of one device, made when first asked for. */
