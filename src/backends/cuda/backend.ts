@@ -6,6 +6,7 @@ import { quantizeInt8Pieces } from "../../quant/int8.ts";
 import { nestAbsmax } from "../../quant/nf4.ts";
 import type { Backend, BackendMemory, DeviceTensor, Executable, TensorOptions, TensorRole } from "../backend.ts";
 import { Arena } from "./arena.ts";
+import { closeCudnn } from "./cudnn-attention.ts";
 import { CudaDevice, type Launch } from "./device.ts";
 import { CudaExecutable, workspaceOf } from "./executable.ts";
 import { cType, long, pointer } from "./kernels.ts";
@@ -183,6 +184,7 @@ export class CudaBackend implements Backend {
 
   dispose(): void {
     this.arena.dispose();
+    closeCudnn(this.device);
     this.device.dispose();
   }
 

@@ -43,6 +43,8 @@ const ALIGNMENT = 16;
 export interface CudnnPlan {
   readonly descriptor: Handle;
   readonly workspaceBytes: number;
+  /** Tensors that a run has to be given. */
+  readonly uids: readonly number[];
 }
 
 /** NVIDIA's library of fused kernels: operation graphs are planned once and then run on the device's stream. */
@@ -54,12 +56,13 @@ export class Cudnn {
   private readonly handle: Handle;
   private readonly descriptors: Handle[] = [];
 
-  /** Throws CudaUnavailableError when it is not found, CudaError when it does not start. */
-  constructor(stream: Handle) {
+  /** Throws CudaUnavailableError when it is not found, CudaError when it is older than `oldest` or does not start. */
+  constructor(stream: Handle, oldest: number) {
     const { handle, path } = loadLibrary(CUDNN);
     this.path = path;
     const bind = (signature: string): Call => handle.func(signature) as unknown as Call;
     this.version = Number((bind("size_t cudnnGetVersion()") as () => number)());
+    if (this.version < oldest) throw new CudaError(`cuDNN ${this.version} at ${path} is older than ${oldest}`);
     this.calls = {
       create: bind("int cudnnCreate(void*)"),
       destroy: bind("int cudnnDestroy(uint64_t)"),
@@ -90,7 +93,7 @@ export class Cudnn {
     let failure: unknown;
     for (const config of this.configs(graph)) {
       try {
-        return this.finished(config);
+        return { ...this.finished(config), uids: tensors.filter((x) => !x.virtual).map(({ uid }) => uid) };
       } catch (error) {
         failure ??= error;
       }
@@ -98,7 +101,7 @@ export class Cudnn {
     throw failure ?? new CudaError(`cuDNN ${this.version} has no engine for this graph`);
   }
 
-  /** Enqueue a plan. `pointers`: of every tensor that is not virtual, by uid; of host memory for those given by value. */
+  /** Enqueue a plan. `pointers`: of the plan's tensors, by uid; into host memory for those given by value. */
   execute(plan: CudnnPlan, pointers: ReadonlyMap<number, number | bigint>, workspace: DevicePointer): void {
     const pack = this.create(DESCRIPTOR.variantPack);
     try {
@@ -185,7 +188,7 @@ export class Cudnn {
     return [...configs.subarray(0, Math.min(MOST_CONFIGS, Number(found[0])))];
   }
 
-  private finished(config: Handle): CudnnPlan {
+  private finished(config: Handle): Omit<CudnnPlan, "uids"> {
     const descriptor = this.make(DESCRIPTOR.plan, (set) => {
       set(PLAN.handle, TYPE.handle, BigUint64Array.of(this.handle));
       set(PLAN.config, TYPE.descriptor, BigUint64Array.of(config));

@@ -1,9 +1,11 @@
 import type { Node, Value } from "../../graph/graph.ts";
 import { GraphError } from "../../graph/types.ts";
 import type { CopyQueue } from "./copies.ts";
+import { cudnnAttention } from "./cudnn-attention.ts";
 import type { Command, CudaDevice } from "./device.ts";
 import type { DevicePointer } from "./driver.ts";
 import { LOWERINGS } from "./lower.ts";
+import type { Packed } from "./lower-cudnn.ts";
 import type { Lowering } from "./lowering.ts";
 import { CudaTensor } from "./tensor.ts";
 
@@ -24,6 +26,8 @@ export interface Surroundings {
   address(value: Value): DevicePointer;
   /** How many of an input's numbers are not negative in this run. */
   countOf(labels: Value): number;
+  /** How this run's tokens fall into sequences, where that is known and matters. */
+  readonly packed: Packed | null;
 }
 
 /** The work of a node, with addresses as they are now. */
@@ -36,6 +40,7 @@ export function emit(node: Node, workspace: DevicePointer, around: Surroundings)
 function emitting(works: Work[], workspace: DevicePointer, around: Surroundings): Lowering {
   const { device, copies, address } = around;
   const { driver } = device;
+  const attention = around.packed && cudnnAttention(device);
   let used = 0;
   let push = (run: Command): unknown => works.push({ run, fixed: true });
   const between = (node: Node): [DevicePointer, DevicePointer, number] => {
@@ -93,6 +98,7 @@ function emitting(works: Work[], workspace: DevicePointer, around: Surroundings)
       push(() => copies.start(node.outputs[0]!, copy));
     },
     wait: (node) => push(() => copies.wait(node.inputs[0]!)),
+    cudnn: attention && { attention, packed: around.packed, enqueue: push },
   };
 }
 
@@ -100,6 +106,7 @@ function emitting(works: Work[], workspace: DevicePointer, around: Surroundings)
 export function workspaceOf(device: CudaDevice, node: Node): number {
   let bytes = 0;
   const nothing = (): void => undefined;
+  const attention = cudnnAttention(device);
   lower(node, {
     multiprocessors: device.info.multiprocessors,
     computeCapability: device.info.computeCapability,
@@ -118,6 +125,7 @@ export function workspaceOf(device: CudaDevice, node: Node): number {
     offload: nothing,
     fetch: nothing,
     wait: nothing,
+    cudnn: attention && { attention, packed: "any", enqueue: nothing },
   });
   return bytes;
 }

@@ -4,20 +4,33 @@ import type { Program } from "../../graph/program.ts";
 import { type Executable, type ExecuteOptions, type HostArray, inputBytes } from "../backend.ts";
 import type { Arena } from "./arena.ts";
 import { CopyQueue } from "./copies.ts";
+import { type CudnnAttention, cudnnAttention } from "./cudnn-attention.ts";
 import type { CudaDevice } from "./device.ts";
 import type { DevicePointer, Handle } from "./driver.ts";
 import { aligned, checkKnown, cudaTensor, emit, type Work } from "./emit.ts";
 import { CudaError } from "./errors.ts";
+import { type Packed, wantsCudnn } from "./lower-cudnn.ts";
+import { packingOf } from "./packing.ts";
 import { type Recording, record } from "./recording.ts";
 
 export { workspaceOf } from "./emit.ts";
 
 /** Runs before a program is captured as graphs: the first one loads kernels, which capture does not allow everywhere. */
 const EAGER_RUNS = 1;
+/** Classes of packings that a program's work is kept for. */
+const MOST_VARIANTS = 8;
+
+/** A program's work for runs of one class of packings. */
+interface Variant {
+  readonly steps: Work[][];
+  runs: number;
+  recording: Recording | null;
+}
 
 /**
  * A program as launches with fixed addresses. The first run enqueues them one by one; from the second on they are CUDA
- * graphs, with what depends on the run's inputs between them. Prepared again when the arena has moved, not otherwise.
+ * graphs, with what depends on the run's inputs between them. Prepared again when the arena has moved, and for each class
+ * of packings where attention depends on it.
  */
 export class CudaExecutable implements Executable {
   readonly program: Program;
@@ -26,9 +39,9 @@ export class CudaExecutable implements Executable {
   private readonly poison: boolean;
   private readonly copies: CopyQueue;
   private generation = -1;
-  private steps: Work[][] = [];
-  private runs = 0;
-  private recording: Recording | null = null;
+  /** By class, the latest last. */
+  private readonly variants = new Map<string, Variant>();
+  private readonly cudnn: CudnnAttention | null;
   /** Inputs whose numbers are counted, and how many are not negative in this run. */
   private readonly counts = new Map<Value, number>();
 
@@ -39,6 +52,7 @@ export class CudaExecutable implements Executable {
     this.poison = poison;
     for (const node of program.steps) checkKnown(node);
     this.copies = new CopyQueue(device);
+    this.cudnn = wantsCudnn(program) ? cudnnAttention(device) : null;
     arena.reserve(program);
   }
 
@@ -49,7 +63,8 @@ export class CudaExecutable implements Executable {
     this.arena.reserve(this.program);
     return this.arena.exclusive(async () => {
       options.signal?.throwIfAborted();
-      this.prepare();
+      const packed = this.packed(inputs);
+      const variant = this.prepare(packed);
       const names = options.read ?? [...this.program.outputs.keys()];
       const outputs = names.map((name) => {
         const value = this.program.outputs.get(name);
@@ -57,8 +72,9 @@ export class CudaExecutable implements Executable {
         return [name, value] as const;
       });
       this.uploadInputs(inputs);
-      if (options.timings) await this.runTimed(options.timings);
-      else this.run();
+      if (packed) this.cudnn!.arrays.upload(packed.packing);
+      if (options.timings) await this.runTimed(variant, options.timings);
+      else this.run(variant);
       let at = 0;
       const staged = outputs.map(([name, value]) => {
         const offset = at;
@@ -84,9 +100,8 @@ export class CudaExecutable implements Executable {
   }
 
   private forget(): void {
-    this.recording?.dispose();
-    this.recording = null;
-    this.steps = [];
+    for (const { recording } of this.variants.values()) recording?.dispose();
+    this.variants.clear();
     this.generation = -1;
   }
 
@@ -108,20 +123,20 @@ export class CudaExecutable implements Executable {
     }
   }
 
-  private run(): void {
-    if (!this.recording && this.runs++ >= EAGER_RUNS) {
-      this.recording = record(this.device, this.steps.flat(), this.copies);
+  private run(variant: Variant): void {
+    if (!variant.recording && variant.runs++ >= EAGER_RUNS) {
+      variant.recording = record(this.device, variant.steps.flat(), this.copies);
     }
-    if (this.recording) {
-      this.recording.run();
+    if (variant.recording) {
+      variant.recording.run();
       return;
     }
-    for (const works of this.steps) for (const { run } of works) run();
+    for (const works of variant.steps) for (const { run } of works) run();
     this.copies.join();
   }
 
   /** One by one, with an event between any two steps. */
-  private async runTimed(timings: Float64Array): Promise<void> {
+  private async runTimed({ steps }: Variant, timings: Float64Array): Promise<void> {
     const { driver, stream } = this.device;
     const events: Handle[] = [];
     const mark = (): void => {
@@ -130,7 +145,7 @@ export class CudaExecutable implements Executable {
       events.push(event);
     };
     mark();
-    for (const works of this.steps) {
+    for (const works of steps) {
       for (const { run } of works) run();
       mark();
     }
@@ -150,25 +165,49 @@ export class CudaExecutable implements Executable {
     return (at.kind === "host" ? Number(this.arena.host.address) : this.arena.base) + at.offset;
   }
 
-  private prepare(): void {
-    if (this.generation === this.arena.generation) return;
-    this.forget();
-    this.runs = 0;
-    const { device, arena, program, copies } = this;
+  /** How this run's tokens fall into sequences; null where that is not known or nothing depends on it. */
+  private packed(inputs: Readonly<Record<string, HostArray>>): Packed | null {
+    const [seqStart, seqEnd] = [this.program.inputs.get("seqStart"), this.program.inputs.get("seqEnd")];
+    const { seqStart: from, seqEnd: to } = inputs;
+    if (!this.cudnn || !seqStart || !seqEnd || !(from instanceof Int32Array && to instanceof Int32Array)) return null;
+    if (from.length !== seqStart.shape[0] || to.length !== from.length) return null;
+    const packing = packingOf(from, to);
+    return packing && { seqStart, seqEnd, packing };
+  }
+
+  private prepare(packed: Packed | null): Variant {
+    const { device, arena, program, copies, variants } = this;
+    if (this.generation !== arena.generation) this.forget();
+    this.generation = arena.generation;
+    const key = packed?.packing.key ?? "";
+    const known = variants.get(key);
+    if (known) {
+      variants.delete(key);
+      variants.set(key, known);
+      return known;
+    }
     const around = {
       device,
       copies,
+      packed,
       address: (value: Value) => this.address(value),
       countOf: (labels: Value) => this.counts.get(labels) ?? labels.shape[0]!,
     };
     for (const value of program.inputs.values()) if (value.dtype === "i32") this.counts.set(value, 0);
-    this.steps = program.steps.map((node, step) => {
+    const steps = program.steps.map((node, step) => {
       const workspace = program.workspace(node);
       const works = emit(node, workspace === null ? 0 : arena.base + workspace, around);
       if (this.poison) works.push(...this.poisoned(step));
       return works;
     });
-    this.generation = arena.generation;
+    const variant: Variant = { steps, runs: 0, recording: null };
+    variants.set(key, variant);
+    if (variants.size > MOST_VARIANTS) {
+      const [oldest, { recording }] = variants.entries().next().value!;
+      recording?.dispose();
+      variants.delete(oldest);
+    }
+    return variant;
   }
 
   /** Fills what is free after a step with NaNs. */

@@ -4,6 +4,7 @@ import type { Product } from "./cublaslt.ts";
 import type { Launch } from "./device.ts";
 import type { DevicePointer } from "./driver.ts";
 import { cType, type Defines, float, int, type KernelArgument, long, pointer } from "./kernels.ts";
+import type { CudnnLowering } from "./lower-cudnn.ts";
 import type { CudaTensor } from "./tensor.ts";
 
 /** What lowering a node may ask for and do. While only the workspace is sized, addresses are 0 and nothing is enqueued. */
@@ -31,6 +32,8 @@ export interface Lowering {
   offload(node: Node): void;
   fetch(node: Node): void;
   wait(node: Node): void;
+  /** Attention by cuDNN, where there is one. */
+  readonly cudnn?: CudnnLowering | null;
 }
 
 export type Lower = (node: Node, to: Lowering) => void;

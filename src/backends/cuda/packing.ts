@@ -2,6 +2,8 @@
 export interface Packing {
   /** Packings of one class run the same plans; this names the class. */
   readonly key: string;
+  /** T. */
+  readonly tokens: number;
   /** Sequences that there is room for, at least as many as there are of two tokens or more. */
   readonly batch: number;
   /** Tokens that each has room for. */
@@ -50,5 +52,6 @@ export function packingOf(seqStart: Int32Array, seqEnd: Int32Array): Packing | n
     starts[i] = start;
     lengths[i] = size;
   });
-  return { key: `${equal ? "equal" : "ragged"}:${batch}x${length}`, batch, length, equal, longest, starts, lengths };
+  const key = `${equal ? "equal" : "ragged"}:${batch}x${length}`;
+  return { key, tokens, batch, length, equal, longest, starts, lengths };
 }
