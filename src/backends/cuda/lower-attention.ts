@@ -1,6 +1,7 @@
 import type { Node, Value } from "../../graph/graph.ts";
 import { GraphError } from "../../graph/types.ts";
 import { type Defines, float, int, type KernelArgument, pointer } from "./kernels.ts";
+import { attentionByCudnn, attentionGradByCudnn } from "./lower-cudnn.ts";
 import { LOWER_DECODE } from "./lower-decode.ts";
 import { type Lower, type Lowering, number, rowsOf, typed } from "./lowering.ts";
 
@@ -73,6 +74,7 @@ function delta(node: Node, to: Lowering, { tokens, heads, headDim }: Shape, o: V
 export const LOWER_ATTENTION: Readonly<Record<string, Lower>> = {
   ...LOWER_DECODE,
   attention(node, to) {
+    if (attentionByCudnn(node, to)) return;
     const shape = shapeOf(node);
     const { file, defines, rows, threads, shared } = choose(node, to, shape);
     const outputs = node.outputs.map((value) => pointer(to.address(value)));
@@ -87,6 +89,7 @@ export const LOWER_ATTENTION: Readonly<Record<string, Lower>> = {
     });
   },
   attention_grad(node, to) {
+    if (attentionGradByCudnn(node, to)) return;
     const shape = shapeOf(node);
     const [o, lse, dout] = node.inputs.slice(5) as [Value, Value, Value];
     const [dq, dk, dv] = node.outputs.map((value) => pointer(to.address(value)));
