@@ -1,4 +1,4 @@
-import type { Backend, DeviceTensor, Executable } from "../backends/backend.ts";
+import type { Backend, DeviceTensor, Executable, HostArray } from "../backends/backend.ts";
 import { Graph, type Value } from "../graph/graph.ts";
 import { plan } from "../graph/plan.ts";
 import { numel } from "../graph/types.ts";
@@ -33,6 +33,21 @@ export interface Trainable {
   readonly decay: boolean;
   /** Embeddings keep 32-bit optimizer states (bitsandbytes). */
   readonly embedding?: boolean;
+  /** A copy of a whole module's weight, trained beside low-rank updates (modules_to_save). */
+  readonly full?: boolean;
+  /** Its learning rate as a multiple of the schedule's; 1 when left out. */
+  readonly rate?: number;
+}
+
+/** What else happens in the program of an optimizer step (AdaLoRA watches gradients before they are cleared). */
+export interface UpdateExtension {
+  /** What its ops read, for the step about to be done. */
+  inputs(): Readonly<Record<string, HostArray>>;
+  /**
+   * Called for each trained tensor while the program is traced: `parameter` has been updated, `gradient` is not clipped and
+   * about to be cleared, `factor` [1] is what clipping multiplies it by; not finite or 0 in a step that changes nothing.
+   */
+  trace(trainable: Trainable, values: { parameter: Value; gradient: Value; factor: Value }): void;
 }
 
 export interface AdamWOptions {
@@ -44,6 +59,7 @@ export interface AdamWOptions {
   readonly eightBit: boolean;
   /** Scales the loss; when left out, one where the backend computes in f16, none elsewhere. */
   readonly lossScaler?: LossScaler | null;
+  readonly extension?: UpdateExtension | null;
 }
 
 /** Gradient buffers and AdamW states of the trained tensors, and the program of one optimizer step. */
@@ -55,6 +71,8 @@ export class Optimizer {
   /** Optimizer steps done. */
   step = 0;
   private readonly backend: Backend;
+  /** Each has an input of its own with the numbers of a step. */
+  private readonly rates: readonly number[];
   private readonly gradients = new Map<Trainable, DeviceTensor>();
   private readonly states = new Map<Trainable, Map<string, DeviceTensor>>();
   private maps: DeviceTensor[] = [];
@@ -64,6 +82,7 @@ export class Optimizer {
     this.backend = backend;
     this.trainables = trainables;
     this.options = options;
+    this.rates = [...new Set(trainables.map(rateOf))];
     const { lossScaler = backend.computeDtype === "f16" ? new LossScaler() : null } = options;
     this.lossScaler = lossScaler;
     for (const trainable of trainables) {
@@ -86,20 +105,13 @@ export class Optimizer {
   async update(learningRate: number, maxGradNorm: number): Promise<number> {
     this.step++;
     const { beta1, beta2, epsilon, weightDecay } = this.options;
-    const hyper = new Float32Array(8);
-    hyper.set([
-      learningRate,
-      beta1,
-      beta2,
-      epsilon,
-      weightDecay,
-      1 - beta1 ** this.step,
-      Math.sqrt(1 - beta2 ** this.step),
-    ]);
+    const rest = [beta1, beta2, epsilon, weightDecay, 1 - beta1 ** this.step, Math.sqrt(1 - beta2 ** this.step), 0];
+    const hyper = this.rates.map((rate, i) => [hyperName(i), Float32Array.of(rate * learningRate, ...rest)]);
     this.executable ??= this.compile();
     const { lossScaler } = this;
     const { norm } = await this.executable.execute({
-      hyper,
+      ...Object.fromEntries(hyper),
+      ...this.options.extension?.inputs(),
       maxNorm: Float32Array.of(maxGradNorm),
       ...(lossScaler && { unscale: Float32Array.of(1 / lossScaler.scale) }),
     });
@@ -158,7 +170,7 @@ export class Optimizer {
   }
 
   private trace(graph: Graph): void {
-    const hyper = graph.input("hyper", "f32", [8]);
+    const hypers = new Map(this.rates.map((rate, i) => [rate, graph.input(hyperName(i), "f32", [8])]));
     const maxNorm = graph.input("maxNorm", "f32", [1]);
     const gradients = this.trainables.map((t) => graph.use(this.gradient(t), { mutable: true }));
     const { norm, factor } = this.lossScaler
@@ -171,12 +183,12 @@ export class Optimizer {
       const parameter = graph.use(trainable.tensor, { mutable: true });
       const states = [...this.states.get(trainable)!.values()].map((t) => graph.use(t, { mutable: true }));
       const attrs = { decay: trainable.decay };
+      const hyper = hypers.get(rateOf(trainable))!;
       graph.scope(trainable.name, () => {
-        if (this.isEightBit(trainable)) {
-          graph.apply(adamw8bitOp, [parameter, gradient, ...states, ...eightBitMaps, hyper, factor], attrs);
-        } else {
-          graph.apply(adamwOp, [parameter, gradient, ...states, hyper, factor], attrs);
-        }
+        const [updated] = this.isEightBit(trainable)
+          ? graph.apply(adamw8bitOp, [parameter, gradient, ...states, ...eightBitMaps, hyper, factor], attrs)
+          : graph.apply(adamwOp, [parameter, gradient, ...states, hyper, factor], attrs);
+        this.options.extension?.trace(trainable, { parameter: updated!, gradient, factor });
         graph.apply(clearOp, [gradient], {});
       });
     });
@@ -191,3 +203,6 @@ export class Optimizer {
     return this.maps.map((tensor) => graph.use(tensor));
   }
 }
+
+const rateOf = ({ rate = 1 }: Trainable): number => rate;
+const hyperName = (index: number): string => (index === 0 ? "hyper" : `hyper${index}`);

@@ -121,6 +121,7 @@ export class LoraAdapter implements ModelAdapter {
       tensor,
       decay,
       embedding: kind === "saved" && parameters.includes(EMBEDDING_WEIGHT),
+      full: kind === "saved" && name.endsWith(".weight"),
     }));
   }
 

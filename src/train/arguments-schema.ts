@@ -50,6 +50,19 @@ export const argumentsSchema = z.strictObject({
 
   optim: z.enum(OPTIMIZERS).default("adamw_torch").describe("AdamW, with states in 32 or 8 bits"),
   learningRate: z.number().nonnegative().default(5e-5).describe("the highest learning rate of the schedule"),
+  embeddingLearningRate: z
+    .number()
+    .positive()
+    .nullable()
+    .default(null)
+    .describe("learning rate of embeddings and other modules trained in full beside an adapter (Unsloth)"),
+  loraplusLrRatio: z
+    .number()
+    .positive()
+    .nullable()
+    .default(null)
+    .describe("LoRA+: B matrices learn so many times as fast as A; 16 is usual"),
+  loraplusLrEmbedding: z.number().positive().default(1e-6).describe("LoRA+: learning rate of updates of embeddings"),
   lrSchedulerType: z.enum(SCHEDULER_TYPES).default("linear").describe("how the learning rate changes"),
   lrSchedulerKwargs: z
     .record(z.string(), z.union([z.number(), z.string()]))

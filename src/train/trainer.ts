@@ -17,6 +17,7 @@ import {
 import { DefaultFlowCallback } from "./default-flow.ts";
 import { type Evaluation, evaluateSource } from "./evaluation.ts";
 import type { ComputeLoss } from "./loss.ts";
+import { withRates } from "./parameter-groups.ts";
 import type { ComputeMetrics, EvalPrediction, PreprocessLogits } from "./predictions.ts";
 import { printers, reporters } from "./reporting.ts";
 import type { TrainerState } from "./state.ts";
@@ -90,7 +91,7 @@ export class Trainer {
     this.steps = trainingSteps(options.train.length, args);
     // Bad settings show here, not when training begins.
     this.newLearningRate();
-    this.optimizer = new Optimizer(model.lm.backend, model.trainables, {
+    this.optimizer = new Optimizer(model.lm.backend, withRates(model.trainables, args), {
       beta1: args.adamBeta1,
       beta2: args.adamBeta2,
       epsilon: args.adamEpsilon,
