@@ -33,6 +33,9 @@
   K(log_probs_grad, "ii pp ff p p")                           \
   KW(linear_log_probs, "iii p Wi pp ff pppp")                 \
   KW(linear_log_probs_grad, "iii p Wi pp ff p p pp pp")       \
+  /* softmax.inc */                                           \
+  K(log_softmax, "ii f pp")                                   \
+  K(log_softmax_grad, "ii f ppp")                             \
   /* elementwise.inc */                                       \
   K(unary, "ii f pp")                                         \
   K(unary_grad, "ii f pppp")                                  \
@@ -42,6 +45,8 @@
   K(dropout, "i f p i pp")                                    \
   K(fill, "ii p")                                             \
   K(copy, "i pp")                                             \
+  /* sampling.inc */                                          \
+  K(sample, "ii pp p pp i p")                                 \
   /* optim.inc */                                             \
   K(sum_squares, "i p p p")                                   \
   K(clip_factor, "pppp")                                      \

@@ -38,9 +38,15 @@ export function addScoreHead(model: CausalLM, { numLabels = 1, seed = 3407 }: Sc
   model.config = { ...config, numLabels };
 }
 
-/** As `addScoreHead`, and config.json becomes that of a classifier, which is what is saved then. */
+/**
+ * As `addScoreHead`, for good: a language head of its own is freed, and config.json becomes that of transformers'
+ * …ForSequenceClassification, which is what is saved then.
+ */
 export function asSequenceClassifier(model: CausalLM, options: ScoreHeadOptions = {}): void {
   addScoreHead(model, options);
+  model.parameters.get("lm_head.weight")?.dispose();
+  model.parameters.delete("lm_head.weight");
+  model.config = { ...model.config, tiedHead: true };
   const { hfConfig, config } = model;
   const architectures = Array.isArray(hfConfig.architectures) ? (hfConfig.architectures as unknown[]) : [];
   const labels = Array.from({ length: config.numLabels! }, (_, i) => `LABEL_${i}`);

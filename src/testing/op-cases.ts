@@ -19,6 +19,7 @@ import { rmsNorm } from "../ops/norm.ts";
 import { mean, meanRows, sum, sumRows } from "../ops/reduce.ts";
 import { rope } from "../ops/rope.ts";
 import { segmentSum, takeFrom } from "../ops/segment.ts";
+import { logSoftmax } from "../ops/softmax.ts";
 import { randomFloats, relativeError } from "./kernels.ts";
 import { interpret, numericGradient } from "./reference.ts";
 
@@ -155,6 +156,11 @@ export const OP_CASES: Readonly<Record<string, OpCase>> = {
     ints: { labels },
     range: [-2, 2],
     build: (v) => mul(logProbs(v.logits!, { labels: v.labels!, softcap: 3, temperature: 0.7 }).logps, v.each!),
+  },
+  "log-softmax at a temperature": {
+    floats: { logits: [5, 11], each: [5, 11] },
+    range: [-2, 2],
+    build: (v) => mul(logSoftmax(v.logits!, 1.7), v.each!),
   },
   "cross-entropy of logits": {
     floats: { logits: [5, 11], lossScale: [1] },

@@ -220,6 +220,19 @@ const RULES: Record<string, Rule> = {
     return tokenLogProbs(node, headLogits(node, h!, w!, bias ?? null), labels!);
   },
   log_probs: (node, [logits, labels]) => tokenLogProbs(node, logits!, labels!),
+  log_softmax(node, [x]) {
+    const width = cols(node.inputs[0]!);
+    const scaled = x!.map((value) => value * (node.attrs.scale as number));
+    for (let at = 0; at < scaled.length; at += width) {
+      const row = scaled.subarray(at, at + width);
+      const largest = row.reduce((m, value) => Math.max(m, value), Number.NEGATIVE_INFINITY);
+      const lse = largest + Math.log(row.reduce((sum, value) => sum + Math.exp(value - largest), 0));
+      row.forEach((value, j) => {
+        row[j] = value - lse;
+      });
+    }
+    return [scaled];
+  },
   segment_sum(node, [x, segments]) {
     const sums = new Float64Array(node.attrs.segments as number);
     segments!.forEach((segment, t) => {

@@ -20,3 +20,4 @@ export { selectRows } from "../ops/embedding.ts";
 export { linearLogProbs, logProbs } from "../ops/log-probs.ts";
 export { mean, meanRows, sum, sumRows } from "../ops/reduce.ts";
 export { segmentSum, takeFrom } from "../ops/segment.ts";
+export { logSoftmax } from "../ops/softmax.ts";

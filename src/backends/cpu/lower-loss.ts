@@ -43,6 +43,15 @@ export const LOWER_LOSS: Readonly<Record<string, Lower>> = {
     const hidden = [to.address(node.inputs[4]), to.address(node.outputs[0])];
     to.emit("linear_log_probs_grad", [...headLogits(node, to), ...hidden, ...dWeight, ...dBias]);
   },
+  log_softmax(node, to) {
+    const [x, y] = [node.inputs[0]!, node.outputs[0]!];
+    to.emit("log_softmax", [rowsOf(x), colsOf(x), number(node, "scale"), to.address(x), to.address(y)]);
+  },
+  log_softmax_grad(node, to) {
+    const [y, dy] = node.inputs as [Value, Value];
+    const pointers = [y, dy, node.outputs[0]].map((value) => to.address(value));
+    to.emit("log_softmax_grad", [rowsOf(y), colsOf(y), number(node, "scale"), ...pointers]);
+  },
   segment_sum(node, to) {
     const [x, segments] = node.inputs as [Value, Value];
     const pointers = [to.address(x), to.address(segments), 0, to.address(node.outputs[0])];

@@ -1,7 +1,18 @@
 import type { Node, Value } from "../../graph/graph.ts";
-import { cType, long, pointer } from "./kernels.ts";
+import { cType, float, long, pointer } from "./kernels.ts";
 import { headRows, labelRows, type RowOutputs } from "./lower-head.ts";
-import { colsOf, floatOf, type Lower, type Lowering, number, rowsOf, size, spread } from "./lowering.ts";
+import {
+  colsOf,
+  floatOf,
+  type Lower,
+  type Lowering,
+  number,
+  rowsOf,
+  rowThreads,
+  size,
+  spread,
+  typed,
+} from "./lowering.ts";
 
 /** Loss and metrics from the sums of every row. */
 function lossTotal(to: Lowering, node: Node, rows: number, stats: number, lossScale: number): void {
@@ -109,6 +120,8 @@ export const LOWER_LOSS: Readonly<Record<string, Lower>> = {
     const dlogp = to.address(node.inputs[2]);
     givenLogits(node, to, { scale: number(node, "scale"), dlogp, dlogits: node.outputs[0]! });
   },
+  log_softmax: (node, to) => logSoftmax(node, to, [node.inputs[0]!, node.outputs[0]!]),
+  log_softmax_grad: (node, to) => logSoftmax(node, to, [node.inputs[0]!, node.inputs[1]!, node.outputs[0]!]),
   segment_sum(node, to) {
     const [x, segments] = node.inputs as [Value, Value];
     const pointers = [x, segments, node.outputs[0]].map((value) => pointer(to.address(value)));
@@ -127,3 +140,16 @@ export const LOWER_LOSS: Readonly<Record<string, Lower>> = {
     spread(to, "reduce", { T: "float" }, "take", size(indices), [long(size(indices)), long(size(x)), ...pointers]);
   },
 };
+
+/** Log-probabilities of rows, or their gradient: a block a row. */
+function logSoftmax(node: Node, to: Lowering, values: readonly Value[]): void {
+  const y = node.outputs[0]!;
+  to.launch({
+    file: "softmax",
+    defines: typed(y),
+    kernel: node.op.name,
+    grid: [rowsOf(y)],
+    threads: rowThreads(colsOf(y)),
+    args: [long(colsOf(y)), float(number(node, "scale")), ...values.map((value) => pointer(to.address(value)))],
+  });
+}
