@@ -2,6 +2,7 @@ import type { Batch } from "../data/collate.ts";
 import type { Graph, Value } from "../graph/graph.ts";
 import type { ModelAdapter } from "../models/adapter.ts";
 import type { DecoderTrace, TokenInputs } from "../models/decoder.ts";
+import type { CausalLM } from "../models/model.ts";
 
 /** A traced loss [1], and what is reported beside it. */
 export interface TracedLoss {
@@ -38,8 +39,11 @@ export interface LossContext {
    * An array of the batch's `inputs`, as a value of its type and shape. Throws GraphError for a name the batch has not.
    */
   input(name: string): Value;
-  /** The model traced with another adapter, or with none (null): a reference, a value model. Without dropout. */
-  traceWith(adapter: ModelAdapter | null): DecoderTrace;
+  /**
+   * The model traced with another adapter, or with none (null): a reference, a value model. Or another model of the same
+   * backend and vocabulary: a teacher. Without dropout.
+   */
+  traceWith(adapter: ModelAdapter | null, model?: CausalLM): DecoderTrace;
   /** Logits [T, V], in memory all at once: the default loss never makes them whole. */
   logits(): Value;
 }

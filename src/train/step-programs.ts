@@ -8,6 +8,7 @@ import { DecoderTrace, type DecoderTraceOptions, type TokenInputs } from "../mod
 import { add } from "../ops/add.ts";
 import { cast } from "../ops/cast.ts";
 import { constantOp } from "../ops/elementwise.ts";
+import { groupTrainingProducts } from "../ops/product-groups.ts";
 import { crossEntropyLoss, type Forward, type HostLogs, type LossContext } from "./loss.ts";
 import type { StepOptions } from "./step.ts";
 
@@ -70,7 +71,8 @@ export function planBatch(
     }));
     differentiate(graph, loss, targets, seed);
   }
-  const { workspaceOf, rates } = model.backend;
+  const { workspaceOf, rates, groupsProducts } = model.backend;
+  if (groupsProducts) groupTrainingProducts(graph);
   const program = plan(graph, {
     workspaceOf,
     rates,
@@ -129,7 +131,7 @@ function lossContext(graph: Graph, options: StepOptions, training: boolean, shap
     labelSmoothing,
     hidden,
     logits,
-    traceWith: (adapter) => new DecoderTrace(graph, model, { maxPositions, adapter }),
+    traceWith: (adapter, other = model) => new DecoderTrace(graph, other, { maxPositions, adapter }),
     input(name) {
       const found = shape.inputs.get(name);
       if (found) return graph.input(INPUT_PREFIX + name, found.dtype, found.shape);
