@@ -3,9 +3,9 @@ import { test } from "node:test";
 import { CpuBackend } from "../backends/cpu/backend.ts";
 import { runtimes } from "../testing/kernels.ts";
 import { forwardLogits } from "../testing/model-run.ts";
+import { candidates, logProbability } from "../testing/sampling-reference.ts";
 import { tinyModel } from "../testing/tiny-model.ts";
 import { generateTokens } from "./generate-tokens.ts";
-import { candidates, logProbability } from "./sampling.ts";
 import { DecodingSession } from "./session.ts";
 
 const [, runtime] = [...(await runtimes())].find(([name]) => name.includes("2 thread"))!;

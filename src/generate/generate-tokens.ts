@@ -1,7 +1,6 @@
 import { z } from "zod";
 import { parseOptions } from "../util/options.ts";
-import { Rng } from "../util/rng.ts";
-import { chooseToken, logProbability, penalizeRepetition } from "./sampling.ts";
+import type { Drawn, Draws } from "./draws.ts";
 import type { DecodingSession } from "./session.ts";
 
 const optionsSchema = z.strictObject({
@@ -75,19 +74,19 @@ export async function generateTokens(
   const settings = parseOptions("generateTokens", optionsSchema, rest);
   const copies = settings.numReturnSequences;
   checkPrompts(session, prompts, settings);
-  const completions = prompts.flatMap((prompt, i) =>
-    Array.from({ length: copies }, (_, copy) => new Completion(prompt, settings, i * copies + copy, onToken)),
-  );
+  const count = prompts.length * copies;
+  const completions = Array.from({ length: count }, (_, i) => new Completion(settings, i, onToken));
   const turn = Math.floor(session.batch / copies);
   for (let at = 0; at < prompts.length; at += turn) {
     const some = prompts.slice(at, at + turn);
     const running = completions.slice(at * copies, (at + some.length) * copies);
-    const first = await session.prefill(some, { signal, copies, keepPrefix: settings.keepPrefix });
-    let logits = running.map((_, i) => first[Math.floor(i / copies)]!);
-    for (;;) {
-      const next = running.map((completion, i) => completion.advance(logits[i]!));
+    const draws = (step: number): Draws => ({ ...settings, step, firstIndex: at * copies });
+    const options = { signal, copies, keepPrefix: settings.keepPrefix };
+    let drawn = await session.prefillAndDraw(some, draws(0), options);
+    for (let step = 1; ; step++) {
+      const next = running.map((completion, i) => completion.add(drawn[i]!));
       if (next.every((token) => token === null)) break;
-      logits = await session.decode(next, signal);
+      drawn = await session.decodeAndDraw(next, draws(step), signal);
     }
   }
   return {
@@ -130,32 +129,24 @@ class Completion {
   readonly tokens: number[] = [];
   readonly logProbs: number[] = [];
   finished = false;
-  private readonly seen: number[];
   private readonly settings: Settings;
   private readonly stops: ReadonlySet<number>;
-  private readonly random: Rng;
   private readonly index: number;
   private readonly onToken: GenerateTokensOptions["onToken"];
 
-  constructor(prompt: readonly number[], settings: Settings, index: number, onToken: GenerateTokensOptions["onToken"]) {
-    this.seen = [...prompt];
+  constructor(settings: Settings, index: number, onToken: GenerateTokensOptions["onToken"]) {
     this.settings = settings;
     this.stops = new Set(settings.stopTokenIds);
-    this.random = new Rng(settings.seed + index);
     this.index = index;
     this.onToken = onToken;
   }
 
-  /** Choose the next token; null when the completion has ended and needs no more logits. */
-  advance(logits: Float32Array): number | null {
-    const { repetitionPenalty, temperature, maxNewTokens } = this.settings;
+  /** Take what was drawn; the token to go on from, or null when the completion has ended. */
+  add({ token, logProb }: Drawn): number | null {
+    const { maxNewTokens } = this.settings;
     if (this.finished || this.tokens.length >= maxNewTokens) return null;
-    const scores = repetitionPenalty === 1 ? logits : logits.slice();
-    penalizeRepetition(scores, this.seen, repetitionPenalty);
-    const token = chooseToken(scores, this.settings, () => this.random.float());
-    if (this.settings.logProbs) this.logProbs.push(logProbability(logits, token, temperature || 1));
     this.tokens.push(token);
-    this.seen.push(token);
+    this.logProbs.push(logProb);
     const ended = this.onToken?.(token, this.index) ?? false;
     this.finished = ended || this.stops.has(token);
     return this.finished || this.tokens.length >= maxNewTokens ? null : token;

@@ -7,6 +7,7 @@ import { attention } from "../ops/attention.ts";
 import { attentionCached, kvWrite } from "../ops/cache.ts";
 import { selectRows } from "../ops/embedding.ts";
 import { groupProducts } from "../ops/matmul-group.ts";
+import { SAMPLING_SETTINGS, sample } from "../ops/sampling.ts";
 
 /** A layer's keys and values: [sequences·maxLength, kvHeads·headDim] each. */
 export interface LayerCache {
@@ -23,11 +24,16 @@ export interface CacheSpec {
 }
 
 /**
- * Whole prompts, packed without padding between them: `count` tokens of up to `prompts` prompts. Inputs: ids, positions,
- * seqStart, seqEnd, slots i32[count]; last i32[prompts], the packed index of each prompt's last token (negative: none).
- * Output: logits [prompts, vocab] after the last tokens.
+ * What a program gives for the tokens it is asked about: their logits (output: logits [n, vocab]), or the tokens drawn from
+ * those (inputs: settings, draws, drawRows; output: chosen; see sampleOp), with or without a penalty for those `seen`.
  */
-export function compilePrefill(spec: CacheSpec, count: number, prompts: number): Executable {
+export type Head = { readonly kind: "logits" } | { readonly kind: "draw"; readonly seen: DeviceTensor | null };
+
+/**
+ * Whole prompts, packed without padding between them: `count` tokens. Inputs: ids, positions, seqStart, seqEnd, slots
+ * i32[count]; last i32[ends], the packed indices of the tokens that `head` is for (negative: none).
+ */
+export function compilePrefill(spec: CacheSpec, count: number, ends: number, head: Head): Executable {
   const { model } = spec;
   const graph = new Graph();
   const { heads, kvHeads, headDim, attentionScale: scale, attentionSoftcap: softcap, windows } = model.config;
@@ -43,17 +49,16 @@ export function compilePrefill(spec: CacheSpec, count: number, prompts: number):
     write(graph, spec.layers[layer]!, k, v, slots);
     return attention(q, k, v, tokens, { heads, kvHeads, headDim, scale, softcap, window: windows[layer]! });
   });
-  const last = graph.input("last", "i32", [prompts]);
-  graph.output("logits", trace.logits(selectRows(hidden, last)));
+  giveHead(trace, selectRows(hidden, graph.input("last", "i32", [ends])), head);
   return compile(model, graph, `prefill, ${count} tokens`);
 }
 
 /**
  * `count` new tokens of sequences that are in the cache: one each (decoding), or several of some. Inputs: ids, positions,
- * slots, rows, lengths i32[count] (see attentionCached); with `ends`, last i32[ends] chooses the tokens that logits are
- * for. Output: logits [ends or count, vocab].
+ * slots, rows, lengths i32[count] (see attentionCached); with `ends`, last i32[ends] chooses the tokens that `head` is for,
+ * else it is for all.
  */
-export function compileExtend(spec: CacheSpec, count: number, ends: number | null): Executable {
+export function compileExtend(spec: CacheSpec, count: number, ends: number | null, head: Head): Executable {
   const { model, maxLength } = spec;
   const graph = new Graph();
   const { heads, kvHeads, headDim, attentionScale: scale, attentionSoftcap: softcap, windows } = model.config;
@@ -72,7 +77,7 @@ export function compileExtend(spec: CacheSpec, count: number, ends: number | nul
     return attentionCached(q, { keys, values, rows, lengths }, options);
   });
   const wanted = ends === null ? hidden : selectRows(hidden, graph.input("last", "i32", [ends]));
-  graph.output("logits", trace.logits(wanted));
+  giveHead(trace, wanted, head);
   if (model.backend.groupsProducts && ends === null) groupProducts(graph);
   return compile(model, graph, ends === null ? `decode, ${count} sequences` : `extend, ${count} tokens`);
 }
@@ -89,6 +94,23 @@ export function compileCopy(spec: CacheSpec, count: number): Executable {
     }
   }
   return compile(spec.model, graph, `copy ${count} rows of the cache`);
+}
+
+function giveHead(trace: DecoderTrace, hidden: Value, head: Head): void {
+  const { graph } = trace;
+  const logits = trace.logits(hidden);
+  if (head.kind === "logits") {
+    graph.output("logits", logits);
+    return;
+  }
+  const n = hidden.shape[0]!;
+  const chosen = sample(logits, {
+    settings: graph.input("settings", "f32", [SAMPLING_SETTINGS.length]),
+    draws: graph.input("draws", "u32", [4 * n]),
+    rows: graph.input("drawRows", "i32", [n]),
+    seen: head.seen && graph.use(head.seen, { mutable: true }),
+  });
+  graph.output("chosen", chosen);
 }
 
 function write(graph: Graph, layer: LayerCache, k: Value, v: Value, slots: Value): { keys: Value; values: Value } {

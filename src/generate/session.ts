@@ -1,9 +1,11 @@
-import type { DeviceTensor, Executable } from "../backends/backend.ts";
+import type { DeviceTensor, Executable, HostArray } from "../backends/backend.ts";
 import type { FloatDType } from "../graph/types.ts";
 import type { ModelAdapter } from "../models/adapter.ts";
 import type { CausalLM } from "../models/model.ts";
+import { type Drawn, type Draws, drawInputs, needsSeen, SeenTokens } from "./draws.ts";
+import { commonPrefix, newTokens, packPrompts, placeToken } from "./inputs.ts";
 import { bucket, ProgramCache } from "./program-cache.ts";
-import { type CacheSpec, compileCopy, compileExtend, compilePrefill, type LayerCache } from "./programs.ts";
+import { type CacheSpec, compileCopy, compileExtend, compilePrefill, type Head, type LayerCache } from "./programs.ts";
 
 /** Prompts are processed this many tokens at a time, or one by one where a single one is longer. */
 const PREFILL_TOKENS = 8192;
@@ -38,6 +40,7 @@ export class DecodingSession {
   private readonly sequences: number[][];
   private readonly programs = new ProgramCache(PROGRAMS);
   private adapter: ModelAdapter | null;
+  private seen: SeenTokens | null = null;
 
   /** Room for `batch` sequences of up to `maxLength` tokens, in the type of the backend's activations. */
   constructor(model: CausalLM, batch: number, maxLength: number) {
@@ -70,10 +73,61 @@ export class DecodingSession {
    * Start sequences from prompts (none empty) and give the logits [vocab] after each prompt. A prompt that several
    * sequences start from is processed once. Sequences beyond those are forgotten.
    */
-  async prefill(
+  async prefill(prompts: readonly (readonly number[])[], options: PrefillOptions = {}): Promise<Float32Array[]> {
+    const { copies = 1 } = options;
+    const rows = await this.start(prompts, options, null);
+    return rows.filter((_, i) => i % copies === 0);
+  }
+
+  /** The same, drawing the first token of every sequence where the model runs. */
+  async prefillAndDraw(
     prompts: readonly (readonly number[])[],
-    { signal, copies = 1, keepPrefix = false }: PrefillOptions = {},
-  ): Promise<Float32Array[]> {
+    draws: Draws,
+    options: PrefillOptions = {},
+  ): Promise<Drawn[]> {
+    if (needsSeen(draws)) {
+      this.seen ??= new SeenTokens(this.model, this.batch);
+      this.seen.set(prompts, options.copies ?? 1);
+    }
+    return this.start(prompts, options, draws);
+  }
+
+  /**
+   * Append tokens to the first sequences and give the logits [vocab] after the last of each. Throws RangeError when one
+   * would become longer than the session has room for.
+   */
+  append(tokens: readonly (readonly number[])[], signal?: AbortSignal): Promise<Float32Array[]> {
+    return this.extend(tokens, null, signal);
+  }
+
+  /**
+   * Append one token to each of the first sequences and give the logits [vocab] after it; null leaves a sequence as it
+   * is (its logits mean nothing).
+   */
+  decode(tokens: readonly (number | null)[], signal?: AbortSignal): Promise<Float32Array[]> {
+    return this.step(tokens, null, signal);
+  }
+
+  /** The same, drawing the next token of every sequence that got one. */
+  decodeAndDraw(tokens: readonly (number | null)[], draws: Draws, signal?: AbortSignal): Promise<Drawn[]> {
+    return this.step(tokens, draws, signal);
+  }
+
+  dispose(): void {
+    this.programs.clear();
+    this.seen?.dispose();
+    for (const { keys, values } of this.spec.layers) for (const tensor of [keys, values]) tensor.dispose();
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+
+  private async start<D extends Draws | null>(
+    prompts: readonly (readonly number[])[],
+    { signal, copies = 1, keepPrefix = false }: PrefillOptions,
+    draws: D,
+  ): Promise<Result<D>[]> {
     if (prompts.length * copies > this.batch) {
       throw new RangeError(`${prompts.length} prompts in ${copies} copies: the session has room for ${this.batch}`);
     }
@@ -87,113 +141,88 @@ export class DecodingSession {
       tokens.length = kept[i] ?? 0;
     });
     if (kept.some((length) => length > 0)) {
-      return this.append(
-        prompts.map((prompt, i) => prompt.slice(kept[i])),
-        signal,
-      );
+      const rest = prompts.map((prompt, i) => prompt.slice(kept[i]));
+      return this.extend(rest, draws, signal);
     }
-    const logits: Float32Array[] = [];
+    const results: Result<D>[] = [];
     for (let from = 0; from < prompts.length; ) {
       let [to, total] = [from + 1, prompts[from]!.length];
       while (to < prompts.length && total + prompts[to]!.length <= PREFILL_TOKENS) total += prompts[to++]!.length;
-      logits.push(...(await this.prefillSome(prompts.slice(from, to), from, copies, signal)));
+      results.push(...(await this.prefillSome(prompts.slice(from, to), from * copies, copies, draws, signal)));
       from = to;
     }
     if (copies > 1) await this.copy(prompts, copies, signal);
     prompts.forEach((prompt, i) => {
       for (let copy = 0; copy < copies; copy++) this.sequences[i * copies + copy] = [...prompt];
     });
-    return logits;
+    return results;
   }
 
-  /**
-   * Append tokens to the first sequences and give the logits [vocab] after the last of each. Throws RangeError when one
-   * would become longer than the session has room for.
-   */
-  async append(tokens: readonly (readonly number[])[], signal?: AbortSignal): Promise<Float32Array[]> {
-    const total = tokens.reduce((sum, { length }) => sum + length, 0);
-    const count = bucket(total);
+  /** Whole prompts into the first of their copies, the sequences from `first` on. */
+  private async prefillSome<D extends Draws | null>(
+    prompts: readonly (readonly number[])[],
+    first: number,
+    copies: number,
+    draws: D,
+    signal?: AbortSignal,
+  ): Promise<Result<D>[]> {
+    const count = bucket(prompts.reduce((sum, { length }) => sum + length, 0));
+    const slots = prompts.map((_, i) => (first + i * copies) * this.maxLength);
+    const { ends, ...packed } = packPrompts(prompts, slots, count);
+    const sequences = ends.flatMap((_, i) => Array.from({ length: copies }, (_, copy) => first + i * copies + copy));
+    const last = new Int32Array(2 ** Math.ceil(Math.log2(sequences.length))).fill(-1);
+    sequences.forEach((_, i) => {
+      last[i] = ends[Math.floor(i / copies)]!;
+    });
+    return this.run(`prefill ${count}`, { ...packed, last }, sequences, draws, signal, (head) =>
+      compilePrefill(this.spec, count, last.length, head),
+    );
+  }
+
+  private async extend<D extends Draws | null>(
+    tokens: readonly (readonly number[])[],
+    draws: D,
+    signal?: AbortSignal,
+  ): Promise<Result<D>[]> {
+    const count = bucket(tokens.reduce((sum, { length }) => sum + length, 0));
     const inputs = { ...newTokens(count), last: new Int32Array(tokens.length).fill(-1) };
     let at = 0;
     tokens.forEach((ids, sequence) => {
       this.checkRoom(sequence, ids.length);
       ids.forEach((id, i) => {
-        this.place(inputs, at++, sequence, id, this.tokens(sequence).length + i);
+        placeToken(inputs, at++, id, { sequence, position: this.tokens(sequence).length + i }, this.maxLength);
       });
-      inputs.last[sequence] = at - 1;
+      if (ids.length > 0) inputs.last[sequence] = at - 1;
     });
-    const program = this.program(`extend ${count} ${tokens.length}`, () =>
-      compileExtend(this.spec, count, tokens.length),
+    const sequences = tokens.map((_, sequence) => sequence);
+    const results = await this.run(`extend ${count}`, inputs, sequences, draws, signal, (head) =>
+      compileExtend(this.spec, count, tokens.length, head),
     );
-    const logits = await this.run(program, inputs, signal);
     tokens.forEach((ids, sequence) => {
       this.sequences[sequence]!.push(...ids);
     });
-    return logits;
+    return results;
   }
 
-  /**
-   * Append one token to each of the first sequences and give the logits [vocab] after it; null leaves a sequence as it
-   * is (its logits mean nothing).
-   */
-  async decode(tokens: readonly (number | null)[], signal?: AbortSignal): Promise<Float32Array[]> {
+  private async step<D extends Draws | null>(
+    tokens: readonly (number | null)[],
+    draws: D,
+    signal?: AbortSignal,
+  ): Promise<Result<D>[]> {
     const inputs = newTokens(this.batch);
-    tokens.forEach((token, sequence) => {
-      if (token === null) return;
+    tokens.forEach((id, sequence) => {
+      if (id === null) return;
       this.checkRoom(sequence, 1);
-      this.place(inputs, sequence, sequence, token, this.tokens(sequence).length);
+      placeToken(inputs, sequence, id, { sequence, position: this.tokens(sequence).length }, this.maxLength);
     });
-    const program = this.program("decode", () => compileExtend(this.spec, this.batch, null));
-    const logits = await this.run(program, inputs, signal);
+    const sequences = Array.from({ length: this.batch }, (_, i) => ((tokens[i] ?? null) === null ? -1 : i));
+    const results = await this.run("decode", { ...inputs }, sequences, draws, signal, (head) =>
+      compileExtend(this.spec, this.batch, null, head),
+    );
     tokens.forEach((token, sequence) => {
       if (token !== null) this.sequences[sequence]!.push(token);
     });
-    return logits;
-  }
-
-  dispose(): void {
-    this.programs.clear();
-    for (const { keys, values } of this.spec.layers) for (const tensor of [keys, values]) tensor.dispose();
-  }
-
-  [Symbol.dispose](): void {
-    this.dispose();
-  }
-
-  /** Whole prompts into the first of their copies. */
-  private async prefillSome(
-    prompts: readonly (readonly number[])[],
-    first: number,
-    copies: number,
-    signal?: AbortSignal,
-  ): Promise<Float32Array[]> {
-    const count = bucket(prompts.reduce((sum, { length }) => sum + length, 0));
-    // Tokens past the end are sequences of their own that go to no slot.
-    const inputs = {
-      ids: new Int32Array(count),
-      positions: new Int32Array(count),
-      seqStart: Int32Array.from({ length: count }, (_, t) => t),
-      seqEnd: Int32Array.from({ length: count }, (_, t) => t + 1),
-      slots: new Int32Array(count).fill(-1),
-      last: new Int32Array(2 ** Math.ceil(Math.log2(prompts.length))).fill(-1),
-    };
-    let at = 0;
-    prompts.forEach((prompt, i) => {
-      const start = at;
-      const slot = (first + i) * copies * this.maxLength;
-      prompt.forEach((id, position) => {
-        inputs.ids[at] = id;
-        inputs.positions[at] = position;
-        inputs.seqStart[at] = start;
-        inputs.seqEnd[at] = start + prompt.length;
-        inputs.slots[at] = slot + position;
-        at++;
-      });
-      inputs.last[i] = at - 1;
-    });
-    const rows = inputs.last.length;
-    const program = this.program(`prefill ${count} ${rows}`, () => compilePrefill(this.spec, count, rows));
-    return (await this.run(program, inputs, signal)).slice(0, prompts.length);
+    return results;
   }
 
   /** The cache rows of each prompt's first sequence to its other ones. */
@@ -223,14 +252,6 @@ export class DecodingSession {
     }
   }
 
-  private place(inputs: NewTokens, at: number, sequence: number, id: number, position: number): void {
-    inputs.ids[at] = id;
-    inputs.positions[at] = position;
-    inputs.rows[at] = sequence;
-    inputs.slots[at] = sequence * this.maxLength + position;
-    inputs.lengths[at] = position + 1;
-  }
-
   /** A compiled program; all are compiled anew when the model has got another adapter. */
   private program(key: string, compile: () => Executable): Executable {
     if (this.model.adapter !== this.adapter) {
@@ -240,33 +261,32 @@ export class DecodingSession {
     return this.programs.get(key, compile);
   }
 
-  private async run(program: Executable, inputs: object, signal?: AbortSignal): Promise<Float32Array[]> {
-    const { logits } = await program.execute(inputs as Record<string, Int32Array>, signal ? { signal } : {});
+  /** Run a program; `sequences` says which sequence (negative: none) each row of its head is for. */
+  private async run<D extends Draws | null>(
+    name: string,
+    inputs: Record<string, HostArray>,
+    sequences: readonly number[],
+    draws: D,
+    signal: AbortSignal | undefined,
+    compile: (head: Head) => Executable,
+  ): Promise<Result<D>[]> {
+    const ends = inputs.last?.length ?? sequences.length;
+    const seen = draws && needsSeen(draws) ? (this.seen?.tensor ?? null) : null;
+    const head: Head = draws ? { kind: "draw", seen } : { kind: "logits" };
+    const program = this.program(`${name} ${ends} ${head.kind} ${seen !== null}`, () => compile(head));
+    const all = draws ? { ...inputs, ...drawInputs(draws, sequences, ends) } : inputs;
+    const { logits, chosen } = await program.execute(all, signal ? { signal } : {});
     const { vocabSize } = this.model.config;
-    const rows = logits!.length / vocabSize;
-    return Array.from({ length: rows }, (_, row) => logits!.subarray(row * vocabSize, (row + 1) * vocabSize));
+    const result = (row: number): Float32Array | Drawn =>
+      chosen
+        ? { token: chosen[row]!, logProb: chosen[ends + row]! }
+        : logits!.subarray(row * vocabSize, (row + 1) * vocabSize);
+    return sequences.map((_, row) => result(row) as Result<D>);
   }
 }
 
-/** Inputs of `compileExtend`. */
-interface NewTokens {
-  readonly ids: Int32Array;
-  readonly positions: Int32Array;
-  readonly slots: Int32Array;
-  readonly rows: Int32Array;
-  readonly lengths: Int32Array;
-}
-
-/** Tokens that go to no slot and see nothing. */
-function newTokens(count: number): NewTokens {
-  return {
-    ids: new Int32Array(count),
-    positions: new Int32Array(count),
-    slots: new Int32Array(count).fill(-1),
-    rows: new Int32Array(count).fill(-1),
-    lengths: new Int32Array(count),
-  };
-}
+/** What a program's head gives for a row. */
+type Result<D extends Draws | null> = D extends Draws ? Drawn : Float32Array;
 
 function createLayers({ backend, config }: CausalLM, capacity: number): LayerCache[] {
   const dtype: FloatDType = backend.computeDtype ?? "f32";
@@ -277,12 +297,4 @@ function createLayers({ backend, config }: CausalLM, capacity: number): LayerCac
     keys: create(layer, "keys"),
     values: create(layer, "values"),
   }));
-}
-
-/** Tokens that both begin with; one less than the prompt has, since its last has to be processed for its logits. */
-function commonPrefix(cached: readonly number[], prompt: readonly number[]): number {
-  const most = Math.min(cached.length, prompt.length - 1);
-  let length = 0;
-  while (length < most && cached[length] === prompt[length]) length++;
-  return length;
 }

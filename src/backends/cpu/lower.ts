@@ -193,6 +193,12 @@ export const LOWERINGS: Readonly<Record<string, Lower>> = {
     to.emit("fill", [4, 0, y]);
     to.emit("unary", [1, UNARY_KINDS.indexOf("shift"), number(node, "value"), y, y]);
   },
+  sample(node, to) {
+    const [logits, settings, draws, rows, seen] = node.inputs as [Value, Value, Value, Value, Value | null];
+    const pointers = [logits, settings, draws, rows, seen].map((value) => to.address(value));
+    const known = seen ? rowsOf(seen) : 0;
+    to.emit("sample", [rowsOf(logits), colsOf(logits), ...pointers, known, to.address(node.outputs[0])]);
+  },
   clear(node, to) {
     to.emit("fill", [node.inputs[0]!.bytes, 0, to.address(node.inputs[0])]);
   },

@@ -1,6 +1,5 @@
 import type { Node, Value } from "../../graph/graph.ts";
 import { GraphError } from "../../graph/types.ts";
-import { groupMembers } from "../../ops/matmul-group.ts";
 import { cType, float, int, type KernelArgument, long, pointer } from "./kernels.ts";
 import { colsOf, floatOf, type Lower, type Lowering, number, rowsOf, rowThreads, typed } from "./lowering.ts";
 
@@ -71,18 +70,26 @@ export const LOWER_DECODE: Readonly<Record<string, Lower>> = {
       args: [int(heads!), int(maxLength!), ...visible, int(window!), int(splits), ...ends],
     });
   },
+  sample(node, to) {
+    const [logits, settings, draws, rows, seen] = node.inputs as [Value, Value, Value, Value, Value | null];
+    const pointers = [logits, settings, draws, rows, seen].map((value) => pointer(to.address(value)));
+    to.launch({
+      file: "sampling",
+      defines: {},
+      kernel: "sample",
+      grid: [rowsOf(logits)],
+      threads: 1024,
+      args: [
+        int(rowsOf(logits)), int(colsOf(logits)), ...pointers, int(seen ? rowsOf(seen) : 0),
+        pointer(to.address(node.outputs[0])),
+      ],
+    }); // biome-ignore format: in the groups of the kernel's signature
+  },
 };
 
 /** Query heads of a key/value head that a block takes: all, or the largest equal share of at most eight. */
 function headsTogether(group: number): number {
   for (let heads = Math.min(group, MOST_HEADS); ; heads--) if (group % heads === 0) return heads;
-}
-
-/** Products of one A: one launch where the kernels for few rows take them, else one after another. */
-export function lowerGroup(node: Node, to: Lowering, lowerOne: Lower): void {
-  const members = groupMembers(node);
-  if (fewRows(members, to)) lowerFewRows(members, to);
-  else for (const member of members) lowerOne(member, to);
 }
 
 /** Whether products of one A, of the same kind, can be made by the kernels for few rows (gemv.cu). */
