@@ -72,7 +72,7 @@ export interface Backend {
   /** Type of activations in models traced for this backend; f32 when left out. */
   readonly computeDtype?: FloatDType;
   readonly workspaceOf: WorkspaceOf;
-  /** Whether products of one input run as one step (ops/matmul-group.ts): worth it where a step is short. */
+  /** Whether products that share an operand should run as one step (ops/matmul-group.ts, ops/product-groups.ts). */
   readonly groupsProducts?: boolean;
   createTensor(name: string, dtype: DType, shape: Shape, options: TensorOptions): DeviceTensor;
   /**

@@ -24,12 +24,24 @@ export const matmulGroupOp: Op = {
     flops: groupMembers(node).reduce((sum, member) => sum + matmulOp.cost!(member).flops, 0),
     bytes: traffic(node),
   }),
+  inPlace: (node) =>
+    node.outputs.flatMap((_, i) => (node.inputs[INPUTS * i + 2] ? [[i, INPUTS * i + 2] as const] : [])),
 };
 
 type MatmulAttrs = Parameters<typeof matmulOp.infer>[1];
 const NAMES = ["transA", "transB", "alpha", "alpha2", "dtype"] as const;
 const attrsOf = (attrs: Attrs, i: number): MatmulAttrs =>
   Object.fromEntries(NAMES.map((name) => [name, attrs[`${name}${i}`]!])) as MatmulAttrs;
+
+/** Inputs and attributes of the group of these products. */
+export function groupOf(members: readonly Node[]): { inputs: (Value | null)[]; attrs: Attrs } {
+  const attrs: Record<string, number | string | boolean> = { count: members.length };
+  members.forEach((member, i) => {
+    for (const name of NAMES) attrs[`${name}${i}`] = member.attrs[name]!;
+  });
+  const inputs = members.flatMap((member) => Array.from({ length: INPUTS }, (_, i) => member.inputs[i] ?? null));
+  return { inputs, attrs };
+}
 
 /** The products of a group as nodes of their own. */
 export function groupMembers(node: Node): Node[] {
@@ -73,13 +85,8 @@ function groupRound(graph: Graph, narrow: boolean): void {
   const dropped = new Set<Node>();
   for (const { at, members } of groups.values()) {
     if (members.length === 1) continue;
-    const attrs: Record<string, number | string | boolean> = { count: members.length };
-    members.forEach((member, i) => {
-      for (const name of NAMES) attrs[`${name}${i}`] = member.attrs[name]!;
-      dropped.add(member);
-    });
-    dropped.delete(members[0]!);
-    const inputs = members.flatMap((member) => Array.from({ length: INPUTS }, (_, i) => member.inputs[i] ?? null));
+    for (const member of members.slice(1)) dropped.add(member);
+    const { inputs, attrs } = groupOf(members);
     const { scope, phase } = members[0]!;
     const outputs = members.map((member) => member.outputs[0]!);
     graph.nodes[at] = new Node(graph, matmulGroupOp, inputs, attrs, { scope, phase, outputs });

@@ -57,6 +57,11 @@ function emitting(works: Work[], workspace: DevicePointer, around: Surroundings)
       used += aligned(bytes);
       return at;
     },
+    scoped(body) {
+      const before = used;
+      body();
+      used = before;
+    },
     launch: (launch) => push(device.prepare(launch)),
     product: (product, at) => push(device.product(product, at)),
     copy: (target, source, bytes) => push(() => device.copy(target, source, bytes)),
@@ -104,7 +109,7 @@ function emitting(works: Work[], workspace: DevicePointer, around: Surroundings)
 
 /** Bytes of workspace a node's launches use. */
 export function workspaceOf(device: CudaDevice, node: Node): number {
-  let bytes = 0;
+  let [bytes, most] = [0, 0];
   const nothing = (): void => undefined;
   const attention = cudnnAttention(device);
   lower(node, {
@@ -115,7 +120,13 @@ export function workspaceOf(device: CudaDevice, node: Node): number {
     scratch(more) {
       const at = bytes;
       bytes += aligned(more);
+      most = Math.max(most, bytes);
       return at;
+    },
+    scoped(body) {
+      const before = bytes;
+      body();
+      bytes = before;
     },
     launch: nothing,
     product: nothing,

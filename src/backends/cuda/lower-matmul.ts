@@ -1,7 +1,8 @@
 import type { Node, Value } from "../../graph/graph.ts";
 import type { FloatDType } from "../../graph/types.ts";
 import { cType, float, int, long, pointer } from "./kernels.ts";
-import { fewRows, lowerFewRows, lowerGroup } from "./lower-decode.ts";
+import { fewRows, lowerFewRows } from "./lower-decode.ts";
+import { joinColumns, lowerChain, lowerGroup } from "./lower-groups.ts";
 import { colsOf, decodeNf4, dense, floatOf, type Lower, type Lowering, rowsOf, size, spread } from "./lowering.ts";
 
 /** C = acc + bias + alpha·op(A)·op(B) + alpha2·op(A2)·op(B2): a library product each, operands decoded to A's type first. */
@@ -35,6 +36,7 @@ export const LOWER_MATMUL: Readonly<Record<string, Lower>> = {
     if (a2) multiply(a2, b2!, alpha2 as number);
   },
   matmul_group: (node, to) => lowerGroup(node, to, LOWER_MATMUL.matmul!),
+  matmul_chain: lowerChain,
 };
 
 /** Depth that a folded update gets, zeros included. */
@@ -65,13 +67,12 @@ function lowerFolded(node: Node, to: Lowering): void {
   const left = to.scratch(2 * m * depth);
   const right = to.scratch(2 * n * depth);
   const defines = { T: cType(input) };
-  const shape = [int(k), int(r), int(depth)];
-  const joined = [a, a2].map((value) => pointer(to.address(value)));
-  spread(to, "lora", defines, "join_columns", (m * depth) / 8, [long(m), ...shape, ...joined, pointer(left)]);
+  joinColumns(to, a, [a2], depth, left);
   const tail = [float(alpha2 / alpha), pointer(to.address(b2))];
   decodeNf4(to, to.tensor(b), input, right, transB ? depth : 0);
   if (transB) {
-    spread(to, "lora", defines, "append_columns", n * FOLDED_DEPTH, [long(n), ...shape, ...tail, pointer(right)]);
+    const shape = [long(n), int(k), int(0), int(r), int(depth)];
+    spread(to, "lora", defines, "append_columns", n * FOLDED_DEPTH, [...shape, ...tail, pointer(right)]);
   } else {
     const rows = [long(n), int(r), int(FOLDED_DEPTH), ...tail, pointer(right + 2 * n * k)];
     spread(to, "lora", defines, "append_rows", n * FOLDED_DEPTH, rows);

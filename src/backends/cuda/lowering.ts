@@ -16,6 +16,8 @@ export interface Lowering {
   tensor(value: Value): CudaTensor;
   /** Memory that this node has for itself while it runs. */
   scratch(bytes: number): DevicePointer;
+  /** Run `body`, whose scratch is free again afterwards. */
+  scoped(body: () => void): void;
   launch(launch: Launch): void;
   product(
     product: Product,
@@ -73,14 +75,19 @@ export const rowThreads = (length: number, each = 1): number =>
 /** A matrix of any storage type as a dense array of `dtype`: its own memory, or decoded into the node's workspace. */
 export function dense(to: Lowering, value: Value, dtype: FloatDType): DevicePointer {
   if (value.dtype === dtype) return to.address(value);
+  const out = to.scratch(size(value) * (dtype === "f32" ? 4 : 2));
+  denseAt(to, value, dtype, out);
+  return out;
+}
+
+/** A matrix of another type as a dense array of `dtype` at an address. */
+export function denseAt(to: Lowering, value: Value, dtype: FloatDType, out: DevicePointer): void {
   const n = size(value);
-  const out = to.scratch(n * (dtype === "f32" ? 4 : 2));
   if (value.dtype === "nf4" || value.dtype === "int8") decodeQuantized(to, to.tensor(value), dtype, out);
   else {
     const defines = { T: cType(dtype), A: cType(floatOf(value)), B: "float", Y: cType(dtype) };
     spread(to, "elementwise", defines, "cast", n, [long(n), pointer(to.address(value)), pointer(out)]);
   }
-  return out;
 }
 
 const DECODED_PER_BLOCK = 256 * 4 * 8;

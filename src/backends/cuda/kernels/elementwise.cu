@@ -122,6 +122,11 @@ KERNEL add(i64 n, const T* a, const T* b, T* y) {
   }
 }
 
+// y = acc + alpha·x; acc may be 0.
+KERNEL add_scaled(i64 n, float alpha, const T* x, const T* acc, T* y) {
+  FOR_EACH(i, n) y[i] = from_float<T>((acc ? to_float(acc[i]) : 0.0f) + alpha * to_float(x[i]));
+}
+
 KERNEL cast(i64 n, const A* x, Y* y) {
   FOR_EACH(i, n) y[i] = from_float<Y>(to_float(x[i]));
 }
