@@ -48,6 +48,7 @@ export class CollectingBackend extends SketchCudaBackend {
         throw new Error(`${value} is no tensor`);
       },
       scratch: () => 2 ** 33,
+      scoped: (body) => body(),
       launch: (launch) => {
         this.launches.set(
           JSON.stringify([launch.file, launch.defines, launch.kernel, launch.sharedBytes ?? 0]),
