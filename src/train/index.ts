@@ -31,14 +31,18 @@ export {
 } from "./predictions.ts";
 export { PrinterCallback, ProgressCallback } from "./progress.ts";
 export {
+  type Answered,
   RewardConfig,
   type RewardData,
   type RewardDataReport,
   type RewardOptions,
   type RewardPair,
+  RewardScorer,
+  type RewardScorerOptions,
   RewardTrainer,
   type RewardTrainerOptions,
 } from "./reward/index.ts";
+export * from "./rl/index.ts";
 export { type DataReport, SFTConfig, type SFTOptions, SFTTrainer, type SFTTrainerOptions } from "./sft.ts";
 export type { TrainerState } from "./state.ts";
 export { TensorBoardCallback } from "./tensorboard-callback.ts";

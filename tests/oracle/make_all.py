@@ -9,6 +9,7 @@ import gguf_types
 import lora_variants
 import make_reward
 import make_preference_rows
+import make_rl_grpo
 import make_trainer
 import nf4
 import optimizers
@@ -29,6 +30,7 @@ PARTS = {
     "schedules": schedules,
     "tensorboard": tensorboard_events,
     "trainer": make_trainer,
+    "rl_grpo": make_rl_grpo,
     "preference_rows": make_preference_rows,
     "reward": make_reward,
 }

@@ -1,0 +1,141 @@
+import { type Batch, vectorInput } from "../../data/collate.ts";
+import type { CausalLM } from "../../models/model.ts";
+import type { Tokenizer } from "../../tokenizer/index.ts";
+import type { Forward } from "../loss.ts";
+import { count, record } from "../python-json-reader.ts";
+import type { TrainerState } from "../state.ts";
+import type { StepRunner } from "../step.ts";
+import type { CompletionsLog } from "./completions-log.ts";
+import type { GRPOConfig } from "./grpo-config.ts";
+import { type GenerationParts, generateSamples, type RolloutFunction } from "./grpo-generation.ts";
+import type { GRPOPolicy } from "./grpo-source.ts";
+import { MetricLists } from "./metric-lists.ts";
+import type { PromptRow } from "./prompts.ts";
+import type { RewardFunction } from "./rewards.ts";
+import { Rollouts } from "./rollout.ts";
+import { perSample, type Sample, sampleBatch } from "./samples.ts";
+import { quantile } from "./statistics.ts";
+
+export interface PolicyParts {
+  readonly lm: CausalLM;
+  readonly tokenizer: Tokenizer;
+  readonly args: GRPOConfig;
+  readonly rewards: readonly RewardFunction[];
+  readonly names: readonly string[];
+  readonly weights: readonly number[];
+  readonly rolloutFunc: RolloutFunction | undefined;
+  readonly completions: CompletionsLog;
+}
+
+/** The model being trained, as rollouts use it: sampling, scoring, and what is measured on the way. */
+export class Policy implements GRPOPolicy {
+  /** Since the last log of training, and of evaluation. */
+  readonly metrics = new MetricLists();
+  readonly evalMetrics = new MetricLists();
+  readonly completions: CompletionsLog;
+  /** Tokens of prompts and completions generated for training. */
+  tokensSeen = 0;
+  /**
+   * Whether a generation is trained on after the policy has changed (several iterations, or more microbatches than one
+   * step has): then batches have the log-probabilities of the policy that sampled. Elsewhere those are the policy's own.
+   */
+  readonly usesOld: boolean;
+  private readonly args: GRPOConfig;
+  private readonly rollouts: Rollouts;
+  private readonly generation: GenerationParts;
+  private runner: StepRunner | null = null;
+  private trainerState: (() => TrainerState) | null = null;
+
+  constructor(parts: PolicyParts) {
+    const { lm, tokenizer, args, completions, rolloutFunc } = parts;
+    this.args = args;
+    this.completions = completions;
+    this.usesOld = args.gradientAccumulationSteps % (args.stepsPerGeneration * args.numIterations) !== 0;
+    this.rollouts = new Rollouts(lm, {
+      maxNewTokens: args.maxCompletionLength,
+      temperature: args.temperature,
+      topK: args.topK,
+      topP: args.topP,
+      minP: args.minP ?? 0,
+      repetitionPenalty: args.repetitionPenalty,
+      stopTokenIds: tokenizer.eosTokenIds,
+    });
+    this.generation = {
+      ...parts,
+      settings: args,
+      trainerState: () => this.trainerState!(),
+      complete:
+        rolloutFunc ??
+        (({ promptIds, numGenerations, seed }) => this.rollouts.complete(promptIds, numGenerations, seed)),
+    };
+  }
+
+  /** Gives what only a constructed trainer has. */
+  attach(runner: StepRunner, trainerState: () => TrainerState): void {
+    this.runner = runner;
+    this.trainerState = trainerState;
+  }
+
+  async generate(rows: readonly PromptRow[], copies: number, seed: number, evaluating: boolean): Promise<Sample[]> {
+    const { completions } = this;
+    const metrics = evaluating ? this.evalMetrics : this.metrics;
+    const { samples, tokens } = await generateSamples(this.generation, rows, copies, seed, { metrics, completions });
+    if (!evaluating) this.tokensSeen += tokens;
+    return samples;
+  }
+
+  async score(samples: readonly Sample[]): Promise<Sample[]> {
+    const { usesOld } = this;
+    const { beta, perDeviceTrainBatchSize: size, temperature } = this.args;
+    if (!usesOld && beta === 0) return [...samples];
+    const forward: Forward = ({ trace, traceWith, hidden, tokens, labels }) => {
+      const reference = traceWith(null);
+      return {
+        ...(usesOld && { old: trace.logProbs(hidden(), { labels, temperature }).logps }),
+        ...(beta !== 0 && { ref: reference.logProbs(reference.hidden(tokens), { labels, temperature }).logps }),
+      };
+    };
+    const scored: Sample[] = [];
+    for (let at = 0; at < samples.length; at += size) {
+      const some = samples.slice(at, at + size);
+      const values = await this.runner!.forward(sampleBatch(some, 1), "rollout log-probabilities", forward);
+      const old = values.old && perSample(some, values.old);
+      const ref = values.ref && perSample(some, values.ref);
+      some.forEach((sample, i) => scored.push({ ...sample, old: old?.[i] ?? null, ref: ref?.[i] ?? null }));
+    }
+    return scored;
+  }
+
+  async batch(samples: readonly Sample[], windowTokens: number): Promise<Batch> {
+    const batch = sampleBatch(samples, windowTokens);
+    const { topEntropyQuantile, temperature } = this.args;
+    if (topEntropyQuantile === 1) return batch;
+    // The threshold goes by the entropies of this microbatch under the weights as they are: measured just before.
+    const { entropy } = await this.runner!.forward(batch, "entropies", ({ trace, hidden, labels }) => ({
+      entropy: trace.logProbs(hidden(), { labels, temperature }).entropy,
+    }));
+    const sequence = batch.inputs!.sequence!.data;
+    const threshold = quantile(
+      entropy!.filter((_, t) => sequence[t]! >= 0),
+      1 - topEntropyQuantile,
+    );
+    const keep = entropy!.map((value, t) => (sequence[t]! >= 0 && value >= threshold ? 1 : 0));
+    return { ...batch, inputs: { ...batch.inputs, keep: vectorInput(keep) } };
+  }
+
+  state(): Record<string, unknown> {
+    const { tokensSeen: tokens_seen, metrics, completions } = this;
+    return { tokens_seen, metrics: metrics.state(), completions: completions.state() };
+  }
+
+  restore(state: unknown, file: string): void {
+    const source = record({ source: state }, "source", file);
+    this.tokensSeen = count(source, "tokens_seen", file);
+    this.metrics.restore(source.metrics, file);
+    this.completions.restore(source.completions);
+  }
+
+  dispose(): void {
+    this.rollouts.dispose();
+  }
+}

@@ -1,0 +1,160 @@
+import { Dataset, type Row } from "../../data/index.ts";
+import type { CausalLM } from "../../models/model.ts";
+import { PeftModel } from "../../peft/index.ts";
+import type { Tokenizer } from "../../tokenizer/index.ts";
+import { OptionError } from "../../util/options.ts";
+import type { TrainingArgumentsOptions } from "../arguments.ts";
+import { type BatchSource, isBatchSource } from "../batches.ts";
+import type { LogRow, TrainerCallback } from "../callbacks.ts";
+import { asTrainable } from "../trainable.ts";
+import { type EvalSources, Trainer } from "../trainer.ts";
+import { CompletionsLog } from "./completions-log.ts";
+import { GRPOConfig, type GRPOOptions } from "./grpo-config.ts";
+import type { RolloutFunction } from "./grpo-generation.ts";
+import { grpoLoss } from "./grpo-loss.ts";
+import { Policy } from "./grpo-policy.ts";
+import { GRPOEvalSource, GRPOSource } from "./grpo-source.ts";
+import { type PromptRow, promptRows } from "./prompts.ts";
+import { type RewardFunction, rewardNames } from "./rewards.ts";
+
+export { GRPO_LOSS_TYPES, GRPOConfig, type GRPOLossType, type GRPOOptions } from "./grpo-config.ts";
+export type { RolloutFunction } from "./grpo-generation.ts";
+export type { RewardArguments, RewardFunction, TextOrMessages } from "./rewards.ts";
+export { RewardError } from "./rewards.ts";
+
+/** Rows with a `prompt` (text or messages), or several sets by name; other columns go to the reward functions. */
+export type PromptDatasets = Dataset<Row> | Readonly<Record<string, Dataset<Row>>>;
+
+export interface GRPOTrainerOptions {
+  readonly model: PeftModel | CausalLM;
+  readonly tokenizer?: Tokenizer | undefined;
+  /** TRL's name for the tokenizer. */
+  readonly processingClass?: Tokenizer | undefined;
+  /** One or several; their weighted sum is the reward. */
+  readonly rewardFuncs: RewardFunction | readonly RewardFunction[];
+  readonly trainDataset: Dataset<Row>;
+  readonly evalDataset?: PromptDatasets | undefined;
+  readonly args?: GRPOConfig | (GRPOOptions & TrainingArgumentsOptions) | undefined;
+  readonly callbacks?: readonly TrainerCallback[] | undefined;
+  /** Makes the completions, in place of sampling them from the model. */
+  readonly rolloutFunc?: RolloutFunction | undefined;
+}
+
+/**
+ * Group relative policy optimization (Shao et al., "DeepSeekMath", 2024): several completions of each prompt are sampled
+ * and scored by reward functions; those better than their group become likelier. TRL's GRPOTrainer: its arguments, losses
+ * and metrics. The reference model of the KL term is the base model, the adapter taken off.
+ * Throws OptionError for settings, FormatError at a row without a prompt, RewardError when a reward function fails.
+ */
+export class GRPOTrainer extends Trainer {
+  readonly tokenizer: Tokenizer;
+  private readonly policy: Policy;
+  private readonly toEvalSource: (data: Dataset<Row>) => BatchSource;
+
+  constructor(options: GRPOTrainerOptions) {
+    const { model, rewardFuncs, trainDataset, evalDataset, callbacks, rolloutFunc } = options;
+    const tokenizer = options.tokenizer ?? options.processingClass;
+    if (!tokenizer) throw new OptionError("GRPOTrainer: tokenizer is missing (processingClass, in TRL's terms)");
+    const args = options.args instanceof GRPOConfig ? options.args : new GRPOConfig(options.args);
+    const rewards = [rewardFuncs].flat();
+    const names = rewardNames("GRPOTrainer", rewards);
+    const weights = args.rewardWeights ?? names.map(() => 1);
+    if (weights.length !== names.length) {
+      throw new OptionError(`GRPOTrainer: ${weights.length} rewardWeights for ${names.length} reward functions`);
+    }
+    if (args.beta !== 0 && !(model instanceof PeftModel)) {
+      throw new OptionError(
+        "GRPOTrainer: beta needs a reference model, which is the model without its adapter: call getPeftModel first, or set beta to 0",
+      );
+    }
+    const lm = model instanceof PeftModel ? model.model : model;
+    const promptSettings = { owner: "GRPOTrainer", tokenizer, ...args };
+    const read = (data: Dataset<Row>): PromptRow[] => promptRows(data, promptSettings);
+    const prompts = read(trainDataset);
+    const { length, where } = longestPrompt(prompts);
+    const maxPositions = length + args.maxCompletionLength;
+    if (maxPositions > lm.config.maxPositions) {
+      throw new OptionError(
+        `GRPOTrainer: the longest prompt (row ${where}) has ${length} tokens, which with maxCompletionLength ` +
+          `${args.maxCompletionLength} is more than the model's ${lm.config.maxPositions} positions: set maxPromptLength, or lower maxCompletionLength`,
+      );
+    }
+    const silent = args.logLevel === "error" || args.logLevel === "critical";
+    const completions = new CompletionsLog({
+      enabled: args.logCompletions,
+      most: args.generationBatchSize,
+      toPrint: args.numCompletionsToPrint,
+      print: silent ? null : (text) => console.log(text),
+    });
+    const policy = new Policy({ lm, tokenizer, args, rewards, names, weights, rolloutFunc, completions });
+    const toEvalSource = (data: Dataset<Row>): BatchSource =>
+      new GRPOEvalSource(
+        read(data),
+        { seed: args.seed, numGenerations: args.numGenerationsEval ?? args.numGenerations },
+        policy,
+      );
+    super({
+      model: asTrainable(model),
+      args,
+      train: new GRPOSource(prompts, { ...args, shuffle: args.shuffleDataset }, policy),
+      evaluation: evalDataset && evalSources(evalDataset, toEvalSource),
+      callbacks,
+      computeLoss: grpoLoss({ ...args, usesOld: policy.usesOld }),
+      maxPositions,
+    });
+    this.tokenizer = tokenizer;
+    this.policy = policy;
+    this.toEvalSource = toEvalSource;
+    policy.attach(this.runner, () => this.state);
+  }
+
+  /** As Trainer's, for rows with prompts: completions are sampled and scored, and the rewards logged with the loss. */
+  override evaluate(data?: PromptDatasets | EvalSources, prefix?: string): Promise<LogRow> {
+    return super.evaluate(data && evalSources(data, this.toEvalSource), prefix);
+  }
+
+  /** Adds what rollouts have measured since the last row. */
+  override async log(logs: LogRow, speed?: LogRow): Promise<LogRow> {
+    const { policy, state, args } = this;
+    const training = "loss" in logs || "train_loss" in logs;
+    const prefix = training ? "" : `${evalPrefix(logs)}_`;
+    const taken = (training ? policy.metrics : policy.evalMetrics).take();
+    const named = Object.fromEntries(Object.entries(taken).map(([name, value]) => [prefix + name, value]));
+    const counts = "train_loss" in logs ? {} : { [`${prefix}num_tokens`]: policy.tokensSeen };
+    const row = await super.log({ ...logs, ...counts, ...named }, speed);
+    await policy.completions.flush(args.outputDir, state.globalStep);
+    return row;
+  }
+
+  /** The adapter or model, with the tokenizer beside it. */
+  override async saveModel(dir: string = this.args.outputDir): Promise<void> {
+    await super.saveModel(dir);
+    await this.tokenizer.savePretrained(dir);
+  }
+
+  override dispose(): void {
+    this.policy.dispose();
+    super.dispose();
+  }
+}
+
+/** What the names of an evaluation's numbers begin with. */
+const evalPrefix = (logs: LogRow): string =>
+  Object.keys(logs)
+    .find((key) => key.endsWith("_loss") && `${key.slice(0, -"_loss".length)}_runtime` in logs)
+    ?.slice(0, -"_loss".length) ?? "eval";
+
+function evalSources(data: PromptDatasets | EvalSources, toSource: (data: Dataset<Row>) => BatchSource): EvalSources {
+  if (isBatchSource(data)) return data;
+  if (data instanceof Dataset) return toSource(data);
+  const entries = Object.entries(data as Readonly<Record<string, Dataset<Row> | BatchSource>>);
+  return Object.fromEntries(entries.map(([name, one]) => [name, isBatchSource(one) ? one : toSource(one)]));
+}
+
+function longestPrompt(prompts: readonly PromptRow[]): { length: number; where: number } {
+  let [length, where] = [0, 0];
+  prompts.forEach(({ ids }, i) => {
+    if (ids.length > length) [length, where] = [ids.length, i];
+  });
+  return { length, where };
+}

@@ -1,0 +1,58 @@
+import { Dataset, type LocatedRow, type Row } from "../../data/index.ts";
+import { readPrompt } from "../../data/preference-rows.ts";
+import { FormatError } from "../../formats/errors.ts";
+import type { Tokenizer } from "../../tokenizer/index.ts";
+import { OptionError } from "../../util/options.ts";
+import type { TextOrMessages } from "./rewards.ts";
+
+/** A prompt of the data. */
+export interface PromptRow {
+  /** As reward functions see it. */
+  readonly prompt: TextOrMessages;
+  readonly ids: readonly number[];
+  /** The row's other columns. */
+  readonly columns: Row;
+}
+
+export interface PromptSettings {
+  /** Name of the trainer, for errors. */
+  readonly owner: string;
+  readonly tokenizer: Tokenizer;
+  /** Longer prompts keep their last tokens only. */
+  readonly maxPromptLength: number | null;
+  readonly chatTemplateKwargs: Readonly<Record<string, unknown>>;
+}
+
+/** Columns that would hide what a reward function gets by the same name. */
+const RESERVED = ["prompt", "completion", "completion_ids"];
+
+/**
+ * Rows with a `prompt`, a text or a list of messages, as tokens; conversations end with what opens the assistant's turn.
+ * Throws FormatError naming file and line of a row that has none, or an empty one.
+ */
+export function promptRows(data: Dataset<Row>, settings: PromptSettings): PromptRow[] {
+  if (!(data instanceof Dataset)) {
+    throw new OptionError(`${settings.owner}: trainDataset is not a Dataset; load it with Dataset.load`);
+  }
+  return Array.from(data.located(), (located) => promptRow(located, settings));
+}
+
+function promptRow(located: LocatedRow, settings: PromptSettings): PromptRow {
+  const { tokenizer, maxPromptLength, chatTemplateKwargs } = settings;
+  const example = readPrompt(located);
+  const all =
+    example.kind === "text"
+      ? tokenizer.encode(example.prompt)
+      : tokenizer.applyChatTemplate(example.prompt, {
+          addGenerationPrompt: true,
+          tools: example.tools,
+          variables: { ...chatTemplateKwargs, ...example.variables },
+        });
+  if (all.length === 0) {
+    const expected = "at least one token (the tokenizer adds none at the beginning of a text)";
+    throw new FormatError({ file: located.where, field: "prompt", found: "an empty prompt", expected });
+  }
+  const columns = Object.fromEntries(Object.entries(located.row).filter(([name]) => !RESERVED.includes(name)));
+  const ids = maxPromptLength === null ? all : all.slice(-maxPromptLength);
+  return { prompt: example.prompt, ids, columns };
+}
