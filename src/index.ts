@@ -46,6 +46,7 @@ export { loadModel } from "./models/load/load.ts";
 export { createRandomModel } from "./models/load/random.ts";
 export { CausalLM } from "./models/model.ts";
 export { saveModel } from "./models/save.ts";
+export { addScoreHead, asSequenceClassifier, type ScoreHeadOptions } from "./models/score-head.ts";
 export * from "./peft/index.ts";
 export {
   CHAT_TEMPLATES,

@@ -10,6 +10,7 @@ import { oraclePath as oracle, oracleFloats, oracleJson, oracleTensors } from ".
 import { inFolder, trainedBytes, withoutSpeed } from "../tiny-training.test.support.ts";
 import { collatePairs, type RewardPair } from "./pairs.ts";
 import { RewardTrainer } from "./reward-trainer.ts";
+import { RewardScorer } from "./scorer.ts";
 
 interface OraclePair {
   readonly chosen_ids: number[];
@@ -153,6 +154,18 @@ test("a resumed training is the uninterrupted one, bit for bit", async () => {
     assert.deepEqual(resumed.bytes, whole.bytes);
     assert.deepEqual(resumed.history.slice(0, 3), whole.history.slice(0, 3));
   });
+});
+
+test("a scorer gives the rewards that training sees, through text and ids", async () => {
+  using model = await tiny();
+  using trainer = new RewardTrainer({ model, trainDataset: train, args: ARGS });
+  const { arrays } = await trainer.runner.evaluate(collatePairs(train.slice(0, 5)), 1);
+  using scorer = new RewardScorer(model, { batchTokens: 40 });
+  const found = await scorer.scoreIds(train.slice(0, 5).map(({ chosenIds }) => chosenIds));
+  found.forEach((reward, i) => assert.ok(Math.abs(reward - arrays.chosen![i]!) < 1e-5));
+  assert.throws(() => new RewardScorer(model, { adapterName: "other" }), /no adapter named "other"/);
+  await assert.rejects(scorer.scoreIds([[1], []]), /sequence 1 is empty/);
+  assert.throws(() => scorer.score([{ prompt: "a", completion: "b" }]), /tokenizer is missing/);
 });
 
 test("models and rows that do not fit are refused by name", async () => {
