@@ -50,13 +50,13 @@ export class CompletionsLog {
     await atomicWriteFile(join(folder, `completions_${String(step).padStart(5, "0")}.jsonl`), lines.join(""));
   }
 
-  /** For checkpoints. */
-  state(): readonly CompletionRow[] {
-    return this.rows;
+  /** For checkpoints: a line a row, as it would be written. */
+  state(): readonly string[] {
+    return this.rows.map((row) => JSON.stringify(row));
   }
 
-  restore(rows: unknown): void {
-    this.rows = Array.isArray(rows) ? (rows as CompletionRow[]) : [];
+  restore(lines: unknown): void {
+    this.rows = Array.isArray(lines) ? lines.map((line) => JSON.parse(String(line)) as CompletionRow) : [];
   }
 }
 
