@@ -105,7 +105,11 @@ const ERRORS: readonly (readonly [name: string, yaml: string, message: RegExp])[
   ["the same key twice", "r: 1\nr: 2", /config\.yaml:2: not valid YAML: Map keys must be unique/],
   ["broken YAML", "r: 1\n  x: [", /config\.yaml:\d: not valid YAML/],
   ["a list", "- r: 1", /config\.yaml:1: expected "option: value" lines/],
-  ["what PEFT has and this library has not", "r: 4\nlora_bias: true", /config\.yaml:2: lora_bias: a bias on B is not supported/],
+  [
+    "what PEFT has and this library has not",
+    "r: 4\nlora_bias: true",
+    /config\.yaml:2: lora_bias: a bias on B is not supported/,
+  ],
   ["what Trainer has and this library has not", "push_to_hub: true", /config\.yaml:1: pushToHub true .*not supported/],
   ["a sweep", "sweep:\n  r: [1]", /config\.yaml:1: "sweep" is for `unsloth sweep/],
 ];

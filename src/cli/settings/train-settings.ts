@@ -79,89 +79,120 @@ const DEFAULTS = {
   seed: 3407,
 };
 
-/** Everything a training can be told. */
-export const TRAIN_TABLE = new SettingsTable({
-  groups: [
-    { name: "model", heading: "Model:", schema: modelSchema },
-    { name: "data", heading: "Data:", schema: dataSchema },
-    { name: "run", heading: "Run:", schema: runSchema },
-    {
-      name: "lora",
-      heading: "Adapter:",
-      schema: loraSchema.extend({ useGradientCheckpointing: checkpointing }),
-      defaults: { r: 16, loraAlpha: 16 },
-      omit: ["inferenceMode", "taskType"],
+/** A way of training: what it adds to models, data, adapters and training arguments. */
+export interface TrainingMethod {
+  /** Its section in files. */
+  readonly name: string;
+  /** Its heading in --help. */
+  readonly heading: string;
+  readonly schema: z.ZodObject;
+  /** Fields of the schema that cannot be set here. */
+  readonly omit?: readonly string[];
+  /** Where training arguments' defaults are not Hugging Face's. */
+  readonly defaults: Readonly<Record<string, unknown>>;
+  /** Further names of its settings. */
+  readonly aliases?: Readonly<Record<string, string>>;
+  /** Whether an option of TRL's steers nothing here; may throw why it cannot be had. */
+  readonly isForeign: (option: Readonly<Record<string, unknown>>) => boolean;
+}
+
+/** Supervised fine-tuning. */
+const SFT: TrainingMethod = {
+  name: "sft",
+  heading: "Sequences:",
+  schema: sftSchema,
+  defaults: DEFAULTS,
+  aliases: { maxLength: "maxSeqLength", sequenceLen: "maxSeqLength", cutoffLen: "maxSeqLength" },
+  isForeign: isForeignSft,
+};
+
+/** Everything a training by a method can be told. */
+export function trainingTable(method: TrainingMethod): SettingsTable {
+  const { name, heading, schema, omit = [], defaults, aliases = {} } = method;
+  return new SettingsTable({
+    groups: [
+      { name: "model", heading: "Model:", schema: modelSchema },
+      { name: "data", heading: "Data:", schema: dataSchema },
+      { name: "run", heading: "Run:", schema: runSchema },
+      {
+        name: "lora",
+        heading: "Adapter:",
+        schema: loraSchema.extend({ useGradientCheckpointing: checkpointing }),
+        defaults: { r: 16, loraAlpha: 16 },
+        omit: ["inferenceMode", "taskType"],
+      },
+      { name, heading, schema, omit },
+      {
+        name: "training",
+        heading: "Training:",
+        schema: argumentsSchema,
+        defaults,
+        omit: ["outputDir", "resumeFromCheckpoint"],
+      },
+    ],
+    sections: {
+      peft: "lora",
+      dataset: "data",
+      args: "training",
+      train: "training",
+      trainer: "training",
+      trainingArguments: "training",
+      ...(name === "sft" && { sequences: "sft" }),
     },
-    { name: "sft", heading: "Sequences:", schema: sftSchema },
-    {
-      name: "training",
-      heading: "Training:",
-      schema: argumentsSchema,
-      defaults: DEFAULTS,
-      omit: ["outputDir", "resumeFromCheckpoint"],
+    aliases: {
+      modelName: "model",
+      modelNameOrPath: "model",
+      baseModel: "model",
+      "model.name": "model",
+      "model.path": "model",
+      "model.id": "model",
+      dataset: "data",
+      trainData: "data",
+      trainFile: "data",
+      "data.train": "data",
+      "data.file": "data",
+      "data.path": "data",
+      evalDataset: "evalData",
+      evalFile: "evalData",
+      validationFile: "evalData",
+      "data.eval": "evalData",
+      "data.validation": "evalData",
+      valSetSize: "evalSize",
+      testSize: "evalSize",
+      outputDir: "output",
+      resumeFromCheckpoint: "resume",
+      rank: "r",
+      loraR: "r",
+      loraRank: "r",
+      "lora.alpha": "loraAlpha",
+      "lora.dropout": "loraDropout",
+      loraTargetModules: "targetModules",
+      batch: "perDeviceTrainBatchSize",
+      batchSize: "perDeviceTrainBatchSize",
+      microBatchSize: "perDeviceTrainBatchSize",
+      epochs: "numTrainEpochs",
+      numEpochs: "numTrainEpochs",
+      lr: "learningRate",
+      optimizer: "optim",
+      lrScheduler: "lrSchedulerType",
+      evaluationStrategy: "evalStrategy",
+      ...aliases,
     },
-  ],
-  sections: {
-    peft: "lora",
-    dataset: "data",
-    args: "training",
-    train: "training",
-    trainer: "training",
-    trainingArguments: "training",
-    sequences: "sft",
-  },
-  aliases: {
-    modelName: "model",
-    modelNameOrPath: "model",
-    baseModel: "model",
-    "model.name": "model",
-    "model.path": "model",
-    "model.id": "model",
-    dataset: "data",
-    trainData: "data",
-    trainFile: "data",
-    "data.train": "data",
-    "data.file": "data",
-    "data.path": "data",
-    evalDataset: "evalData",
-    evalFile: "evalData",
-    validationFile: "evalData",
-    "data.eval": "evalData",
-    "data.validation": "evalData",
-    valSetSize: "evalSize",
-    testSize: "evalSize",
-    outputDir: "output",
-    resumeFromCheckpoint: "resume",
-    rank: "r",
-    loraR: "r",
-    loraRank: "r",
-    "lora.alpha": "loraAlpha",
-    "lora.dropout": "loraDropout",
-    loraTargetModules: "targetModules",
-    maxLength: "maxSeqLength",
-    sequenceLen: "maxSeqLength",
-    cutoffLen: "maxSeqLength",
-    batch: "perDeviceTrainBatchSize",
-    batchSize: "perDeviceTrainBatchSize",
-    microBatchSize: "perDeviceTrainBatchSize",
-    epochs: "numTrainEpochs",
-    numEpochs: "numTrainEpochs",
-    lr: "learningRate",
-    optimizer: "optim",
-    lrScheduler: "lrSchedulerType",
-    evaluationStrategy: "evalStrategy",
-  },
-  // Options of PEFT, Trainer and TRL that ask for nothing may stand in a file; others say why they cannot be had.
-  foreign: (key, value, where) => {
-    const one = { [key]: value };
-    const isNone = (rest: Record<string, unknown>): boolean => Object.keys(rest).length === 0;
-    return (
-      isNone(withoutUnsupported(where, one)) ||
-      isNone(withoutForeign(where, { [camelCase(key)]: value }, FOREIGN_ARGUMENTS)) ||
-      isForeignSft(one)
-    );
-  },
-});
+    // Options of PEFT, Trainer and TRL that ask for nothing may stand in a file; others say why they cannot be had.
+    foreign: (key, value, where) => {
+      const one = { [key]: value };
+      const isNone = (rest: Record<string, unknown>): boolean => Object.keys(rest).length === 0;
+      return (
+        isNone(withoutUnsupported(where, one)) ||
+        isNone(withoutForeign(where, { [camelCase(key)]: value }, FOREIGN_ARGUMENTS)) ||
+        method.isForeign(one)
+      );
+    },
+  });
+}
+
+/** Everything `unsloth train` can be told. */
+export const TRAIN_TABLE = trainingTable(SFT);
 
 /** Whether TRL has an option that steers nothing here: the parser takes those, and calls others unknown. */
 function isForeignSft(option: Record<string, unknown>): boolean {
@@ -174,34 +205,50 @@ function isForeignSft(option: Record<string, unknown>): boolean {
   }
 }
 
-/** Settings of a training, checked each by itself; the API checks them against one another. */
-export interface TrainSettings {
+/** Settings of a training by a method, checked each by itself; the API checks them against one another. */
+export interface MethodSettings {
   /** `model` is null when it was not given. */
   readonly model: Omit<z.output<typeof modelSchema>, "model"> & { readonly model: string | null };
   readonly data: Omit<z.output<typeof dataSchema>, "data"> & { readonly data: string | readonly string[] | null };
   readonly lora: Readonly<Record<string, unknown>>;
-  readonly sft: Readonly<Record<string, unknown>>;
+  /** What the method adds. */
+  readonly method: Readonly<Record<string, unknown>>;
   /** Training arguments, outputDir included. */
   readonly args: Readonly<Record<string, unknown>> & { readonly outputDir: string };
   readonly run: Omit<z.output<typeof runSchema>, "output">;
+}
+
+/** The same of supervised fine-tuning. */
+export interface TrainSettings extends Omit<MethodSettings, "method"> {
+  readonly sft: Readonly<Record<string, unknown>>;
 }
 
 /** Settings as they were given, by name. */
 export type Given = ReadonlyMap<string, GivenSetting>;
 
 /** What a configuration file and flags give together; flags win. Throws UsageError naming file, line and option. */
-export function givenSettings(configFile: string | undefined, flags: Readonly<Record<string, unknown>>): Given {
-  const fromFlags = TRAIN_TABLE.fromFlags(flags);
+export function givenSettings(
+  configFile: string | undefined,
+  flags: Readonly<Record<string, unknown>>,
+  table = TRAIN_TABLE,
+): Given {
+  const fromFlags = table.fromFlags(flags);
   if (configFile === undefined) return fromFlags;
-  const entries = readConfigFile(configFile, TRAIN_TABLE.isSection);
+  const entries = readConfigFile(configFile, table.isSection);
   const sweep = entries.find(({ key, section }) => key === "sweep" && section === null);
   if (sweep) throw new UsageError(`${sweep.where}: "sweep" is for \`unsloth sweep ${configFile}\``);
-  return new Map([...TRAIN_TABLE.fromFile(entries), ...fromFlags]);
+  return new Map([...table.fromFile(entries), ...fromFlags]);
 }
 
 /** Given settings as the parts of the library take them, defaults filled in. */
 export function trainSettings(given: Given): TrainSettings {
-  const values = (group: string) => TRAIN_TABLE.valuesOf(group, given);
+  const { method: sft, ...rest } = methodSettings(given, SFT, TRAIN_TABLE);
+  return { ...rest, sft };
+}
+
+/** The same of any method. */
+export function methodSettings(given: Given, method: TrainingMethod, table: SettingsTable): MethodSettings {
+  const values = (group: string) => table.valuesOf(group, given);
   const model = parseOptions("model", modelSchema.partial({ model: true }), values("model"));
   const data = parseOptions("data", dataSchema.partial({ data: true }), values("data"));
   const { output, ...run } = parseOptions("run", runSchema, values("run"));
@@ -209,8 +256,8 @@ export function trainSettings(given: Given): TrainSettings {
     model: { ...model, model: model.model ?? null },
     data: { ...data, data: data.data ?? null },
     lora: values("lora"),
-    sft: values("sft"),
-    args: { ...DEFAULTS, ...values("training"), outputDir: output },
+    method: values(method.name),
+    args: { ...method.defaults, ...values("training"), outputDir: output },
     run,
   };
 }
