@@ -3,23 +3,21 @@ import type { Op } from "../graph/op.ts";
 import { GraphError } from "../graph/types.ts";
 import { expectSpec, required, traffic } from "./check.ts";
 
-/** out = acc + Σ x², partial sums in float64. Inputs: x, acc? [1]. */
+/** Σ x² over all elements of all inputs, which are f32, partial sums in float64. */
 export const sumSquaresOp: Op<Record<string, never>> = {
   name: "sum_squares",
   infer: (inputs) => {
     required("sum_squares", "x", inputs, 0);
+    for (const x of inputs) if (x) expectSpec("sum_squares", "x", x, "f32", x.shape);
     return [{ dtype: "f32", shape: [1] }];
   },
-  cost: (node) => ({ flops: node.inputs[0]!.bytes / 2, bytes: traffic(node) }),
-  inPlace: (node) => (node.inputs[1] ? [[0, 1]] : []),
+  cost: (node) => ({ flops: traffic(node) / 2, bytes: traffic(node) }),
 };
 
 /** Sum of the squares of all elements of several values. */
 export function sumSquares(values: readonly Value[]): Value {
-  let total: Value | null = null;
-  for (const value of values) total = apply1(sumSquaresOp, [value, total], {});
-  if (!total) throw new GraphError("sum_squares: no values");
-  return total;
+  if (values.length === 0) throw new GraphError("sum_squares: no values");
+  return apply1(sumSquaresOp, values, {});
 }
 
 /**

@@ -209,8 +209,10 @@ export const LOWERINGS: Readonly<Record<string, Lower>> = {
     to.emit("copy", [node.inputs[0]!.bytes, to.address(node.inputs[0]), to.address(node.outputs[0])]);
   },
   sum_squares(node, to) {
-    const [x, acc] = node.inputs as [Value, Value | null];
-    to.emit("sum_squares", [size(x), to.address(x), to.address(acc), to.address(node.outputs[0])]);
+    const out = to.address(node.outputs[0]);
+    node.inputs.forEach((x, i) => {
+      to.emit("sum_squares", [size(x!), to.address(x), i === 0 ? 0 : out, out]);
+    });
   },
   clip_factor(node, to) {
     to.emit(

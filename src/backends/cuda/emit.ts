@@ -6,6 +6,7 @@ import type { Command, CudaDevice } from "./device.ts";
 import type { DevicePointer } from "./driver.ts";
 import { LOWERINGS } from "./lower.ts";
 import type { Packed } from "./lower-cudnn.ts";
+import { lowerUpdates } from "./lower-updates.ts";
 import type { Lowering } from "./lowering.ts";
 import { CudaTensor } from "./tensor.ts";
 
@@ -34,6 +35,13 @@ export interface Surroundings {
 export function emit(node: Node, workspace: DevicePointer, around: Surroundings): Work[] {
   const works: Work[] = [];
   lower(node, emitting(works, workspace, around));
+  return works;
+}
+
+/** The work of updates that can run in any order (see updatesFrom). */
+export function emitUpdates(nodes: readonly Node[], around: Surroundings): Work[] {
+  const works: Work[] = [];
+  lowerUpdates(nodes, emitting(works, 0, around));
   return works;
 }
 
@@ -138,7 +146,7 @@ export function workspaceOf(device: CudaDevice, node: Node): number {
     wait: nothing,
     cudnn: attention && { attention, packed: "any", enqueue: nothing },
   });
-  return bytes;
+  return most;
 }
 
 /** Throws a GraphError when the backend cannot run a node. */

@@ -7,9 +7,10 @@ import { CopyQueue } from "./copies.ts";
 import { type CudnnAttention, cudnnAttention } from "./cudnn-attention.ts";
 import type { CudaDevice } from "./device.ts";
 import type { DevicePointer, Handle } from "./driver.ts";
-import { aligned, checkKnown, cudaTensor, emit, type Work } from "./emit.ts";
+import { aligned, checkKnown, cudaTensor, emit, emitUpdates, type Work } from "./emit.ts";
 import { CudaError } from "./errors.ts";
 import { type Packed, wantsCudnn } from "./lower-cudnn.ts";
+import { updatesFrom } from "./lower-updates.ts";
 import { packingOf } from "./packing.ts";
 import { type Recording, record } from "./recording.ts";
 
@@ -194,9 +195,15 @@ export class CudaExecutable implements Executable {
       countOf: (labels: Value) => this.counts.get(labels) ?? labels.shape[0]!,
     };
     for (const value of program.inputs.values()) if (value.dtype === "i32") this.counts.set(value, 0);
+    let joined = 0;
     const steps = program.steps.map((node, step) => {
-      const workspace = program.workspace(node);
-      const works = emit(node, workspace === null ? 0 : arena.base + workspace, around);
+      const works: Work[] = [];
+      if (step >= joined) {
+        joined = Math.max(step + 1, updatesFrom(program.steps, step));
+        const workspace = program.workspace(node);
+        if (joined > step + 1) works.push(...emitUpdates(program.steps.slice(step, joined), around));
+        else works.push(...emit(node, workspace === null ? 0 : arena.base + workspace, around));
+      }
       if (this.poison) works.push(...this.poisoned(step));
       return works;
     });

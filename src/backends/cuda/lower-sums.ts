@@ -1,6 +1,6 @@
 import type { Value } from "../../graph/graph.ts";
-import { float, int, long, pointer } from "./kernels.ts";
-import { colsOf, type Lower, type Lowering, number, rowsOf, rowThreads, size, typed } from "./lowering.ts";
+import { float, long, pointer } from "./kernels.ts";
+import { colsOf, type Lower, type Lowering, number, padded, rowsOf, rowThreads, size, typed } from "./lowering.ts";
 
 const THREADS = 256;
 /** Parts that a sum over everything is made of, at most. */
@@ -8,10 +8,11 @@ const MAX_PARTS = 512;
 /** Rows of a column sum's part. */
 const PART_ROWS = 128;
 
-/** out = acc + factor·Σ x, or of x². */
-function total(to: Lowering, x: Value, squared: boolean, factor: number, acc: number, out: number): void {
-  const n = size(x);
-  const parts = Math.max(1, Math.min(MAX_PARTS, Math.ceil(n / (THREADS * 8))));
+const partsOf = (n: number): number => Math.max(1, Math.min(MAX_PARTS, Math.ceil(n / (THREADS * 8))));
+
+/** out = factor·Σ x. */
+function total(to: Lowering, x: Value, factor: number, out: number): void {
+  const parts = partsOf(size(x));
   const partial = to.scratch(8 * parts);
   to.launch({
     file: "reduce",
@@ -19,16 +20,55 @@ function total(to: Lowering, x: Value, squared: boolean, factor: number, acc: nu
     kernel: "total_partial",
     grid: [parts],
     threads: THREADS,
-    args: [long(n), int(squared), pointer(to.address(x)), pointer(partial)],
+    args: [long(size(x)), pointer(to.address(x)), pointer(partial)],
   });
+  totalOf(to, parts, factor, partial, out);
+}
+
+function totalOf(to: Lowering, parts: number, factor: number, partial: number, out: number): void {
   to.launch({
     file: "reduce",
-    defines: typed(x),
+    defines: { T: "float" },
     kernel: "total_final",
     grid: [1],
-    threads: THREADS,
-    args: [long(parts), float(factor), pointer(partial), pointer(acc), pointer(out)],
+    threads: 1024,
+    args: [long(parts), float(factor), pointer(partial), pointer(out)],
   });
+}
+
+/** Arrays that one launch of squares_partial takes (MANY of reduce.cu). */
+const MANY = 120;
+
+/** out = Σ x² over arrays of one type. */
+function totalSquares(to: Lowering, arrays: readonly Value[], out: number): void {
+  const counts = arrays.map((x) => partsOf(size(x)));
+  const parts = counts.reduce((sum, count) => sum + count, 0);
+  const partial = to.scratch(8 * parts);
+  let done = 0;
+  for (let from = 0; from < arrays.length; from += MANY) {
+    const some = arrays.slice(from, from + MANY);
+    let blocks = 0;
+    const first = some.map((_, i) => {
+      blocks += i > 0 ? counts[from + i - 1]! : 0;
+      return blocks;
+    });
+    blocks += counts[from + some.length - 1]!;
+    to.launch({
+      file: "reduce",
+      defines: typed(some[0]!),
+      kernel: "squares_partial",
+      grid: [blocks],
+      threads: THREADS,
+      args: [
+        ...padded(MANY, some.map((x) => pointer(to.address(x)))),
+        ...padded(MANY, some.map((x) => long(size(x)))),
+        ...padded(MANY + 1, [...first, blocks].map(long)),
+        long(some.length), pointer(partial + 8 * done),
+      ],
+    }); // biome-ignore format: in the groups of the kernel's signature
+    done += blocks;
+  }
+  totalOf(to, parts, 1, partial, out);
 }
 
 /** y = acc + alpha·Σ_part partial, the second half of a column sum. */
@@ -136,7 +176,7 @@ export const LOWER_SUMS: Readonly<Record<string, Lower>> = {
     const x = node.inputs[0]!;
     const y = to.address(node.outputs[0]);
     const mean = node.attrs.kind === "mean";
-    if (node.attrs.axis === "all") return total(to, x, false, mean ? 1 / size(x) : 1, 0, y);
+    if (node.attrs.axis === "all") return total(to, x, mean ? 1 / size(x) : 1, y);
     to.launch({
       file: "reduce",
       defines: typed(x),
@@ -152,8 +192,7 @@ export const LOWER_SUMS: Readonly<Record<string, Lower>> = {
     columnSum(to, matrix, number(node, "alpha"), to.address(node.inputs[1]), to.address(node.outputs[0]));
   },
   sum_squares(node, to) {
-    const [x, acc] = node.inputs as [Value, Value | null];
-    total(to, x, true, 1, to.address(acc), to.address(node.outputs[0]));
+    totalSquares(to, node.inputs as Value[], to.address(node.outputs[0]));
   },
   clip_factor(node, to) {
     const args = [...node.inputs, ...node.outputs].map((value) => pointer(to.address(value)));

@@ -5,6 +5,7 @@ import { LOWER_ATTENTION } from "./lower-attention.ts";
 import { LOWER_LOSS } from "./lower-loss.ts";
 import { LOWER_MATMUL } from "./lower-matmul.ts";
 import { LOWER_SUMS } from "./lower-sums.ts";
+import { LOWER_UPDATES } from "./lower-updates.ts";
 import { colsOf, floatOf, type Lower, number, rowsOf, rowThreads, size, spread, typed } from "./lowering.ts";
 
 const GLU_ACTIVATIONS = ["silu", "geluTanh", "gelu"];
@@ -18,6 +19,7 @@ export const LOWERINGS: Readonly<Record<string, Lower>> = {
   ...LOWER_ATTENTION,
   ...LOWER_LOSS,
   ...LOWER_SUMS,
+  ...LOWER_UPDATES,
   add(node, to) {
     const y = node.outputs[0]!;
     const [a, b] = node.inputs.map((value) => pointer(to.address(value)));
@@ -66,9 +68,6 @@ export const LOWERINGS: Readonly<Record<string, Lower>> = {
     to.clear(y, 4);
     const shift = [int(unaryKind("shift")), float(number(node, "value"))];
     spread(to, "elementwise", { T: "float" }, "unary", 1, [long(1), ...shift, pointer(y), pointer(y)]);
-  },
-  clear(node, to) {
-    to.clear(to.address(node.inputs[0]), node.inputs[0]!.bytes);
   },
   offload: (node, to) => to.offload(node),
   fetch: (node, to) => to.fetch(node),
@@ -158,16 +157,5 @@ export const LOWERINGS: Readonly<Record<string, Lower>> = {
     const pointers = [...node.inputs, ...node.outputs].map((value) => pointer(to.address(value)));
     const head = [long(size(dgate)), int(GLU_ACTIVATIONS.indexOf(node.attrs.act as string))];
     spread(to, "glu", typed(dgate), "glu_grad", size(dgate) / 8, [...head, ...pointers]);
-  },
-  adamw(node, to) {
-    const pointers = node.inputs.map((value) => pointer(to.address(value)));
-    const n = size(node.inputs[0]!);
-    spread(to, "optim", {}, "adamw", n, [long(n), ...pointers, int(node.attrs.decay as boolean)]);
-  },
-  adamw8bit(node, to) {
-    const pointers = node.inputs.map((value) => pointer(to.address(value)));
-    const n = size(node.inputs[0]!);
-    const args = [long(n), ...pointers, int(node.attrs.decay as boolean)];
-    to.launch({ file: "optim", defines: {}, kernel: "adamw8bit", grid: [Math.ceil(n / 256)], threads: 256, args });
   },
 };

@@ -68,6 +68,12 @@ export function spread(
   to.launch({ file, defines, kernel, grid: [blocks], threads: THREADS, args });
 }
 
+/** Arguments that fill an array of `length` 8-byte words of a kernel's parameter block. */
+export const padded = (length: number, args: readonly KernelArgument[]): KernelArgument[] => [
+  ...args,
+  ...Array.from({ length: length - args.length }, () => long(0)),
+];
+
 /** Threads of a block that works on one row of `length` elements, `each` a thread at a time. */
 export const rowThreads = (length: number, each = 1): number =>
   Math.min(1024, Math.max(32, 32 * Math.ceil(length / each / 32)), 512);

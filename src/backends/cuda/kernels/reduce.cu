@@ -8,22 +8,42 @@ KERNEL reduce_rows(i64 cols, float factor, const T* x, float* y) {
   if (threadIdx.x == 0) y[blockIdx.x] = factor * sum;
 }
 
-// partial[block] = Σ x or Σ x² over the block's share.
-KERNEL total_partial(i64 n, int squared, const T* x, double* partial) {
+// partial[block] = Σ x over the block's share.
+KERNEL total_partial(i64 n, const T* x, double* partial) {
   double sum = 0.0;
-  for (i64 i = (i64)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += (i64)gridDim.x * blockDim.x) {
+  for (i64 i = (i64)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += (i64)gridDim.x * blockDim.x) sum += to_float(x[i]);
+  sum = block_sum(sum);
+  if (threadIdx.x == 0) partial[blockIdx.x] = sum;
+}
+
+// partial[block] = Σ x² over the block's share of several arrays: array t has the blocks from first[t] on, first[t + 1] is
+// where they end.
+#define MANY 120
+struct Arrays { const T* x[MANY]; i64 n[MANY]; i64 first[MANY + 1]; i64 count; };
+KERNEL squares_partial(const __grid_constant__ Arrays all, double* partial) {
+  int low = 0, high = (int)all.count - 1;
+  while (low < high) {
+    const int middle = (low + high + 1) / 2;
+    if (all.first[middle] <= (i64)blockIdx.x) low = middle;
+    else high = middle - 1;
+  }
+  const T* x = all.x[low];
+  const i64 n = all.n[low], blocks = all.first[low + 1] - all.first[low];
+  double sum = 0.0;
+  for (i64 i = ((i64)blockIdx.x - all.first[low]) * blockDim.x + threadIdx.x; i < n; i += blocks * blockDim.x) {
     const float v = to_float(x[i]);
-    sum += squared ? (double)v * v : (double)v;
+    sum += (double)v * v;
   }
   sum = block_sum(sum);
   if (threadIdx.x == 0) partial[blockIdx.x] = sum;
 }
-// out = acc + factor·Σ partial; one block.
-KERNEL total_final(i64 parts, float factor, const double* partial, const float* acc, float* out) {
+
+// out = factor·Σ partial; one block.
+KERNEL total_final(i64 parts, float factor, const double* partial, float* out) {
   double sum = 0.0;
   for (i64 i = threadIdx.x; i < parts; i += blockDim.x) sum += partial[i];
   sum = block_sum(sum);
-  if (threadIdx.x == 0) out[0] = (float)((acc ? (double)acc[0] : 0.0) + factor * sum);
+  if (threadIdx.x == 0) out[0] = (float)(factor * sum);
 }
 
 // `pitch`: length of x's rows in memory.
