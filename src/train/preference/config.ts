@@ -1,0 +1,131 @@
+import { z } from "zod";
+import { OptionError, parseOptions } from "../../util/options.ts";
+import type { TrainingArgumentsOptions } from "../arguments.ts";
+import { type ForeignOptions, withoutForeign } from "../foreign-options.ts";
+import { renamed } from "../option-names.ts";
+
+const length = () => z.number().int().positive().nullable();
+
+/** Settings of every preference trainer. */
+export const answerShape = {
+  maxLength: length().default(1024).describe("tokens of prompt and answer; longer sequences are cut; null: none is"),
+  maxPromptLength: length().default(null).describe("longer prompts lose their beginning"),
+  maxCompletionLength: length().default(null).describe("longer answers lose their end"),
+  truncationMode: z
+    .enum(["keep_start", "keep_end"])
+    .default("keep_start")
+    .describe("which end of a sequence longer than maxLength stays"),
+  disableDropout: z.boolean().default(true).describe("train without dropout"),
+  activationOffloading: z.boolean().default(false).describe("let the planner move activations to host memory"),
+  activationMemory: length()
+    .default(null)
+    .describe('bytes of activations that "unsloth" checkpointing may keep; most of the free memory when left out'),
+};
+
+/** Settings of trainers that compare with a reference model. */
+export const referenceShape = {
+  modelAdapterName: z.string().nullable().default(null).describe("adapter to train; the one in use when left out"),
+  refAdapterName: z
+    .string()
+    .nullable()
+    .default(null)
+    .describe("adapter that makes the reference model; the model without adapter when left out"),
+  precomputeRefLogProbs: z
+    .boolean()
+    .default(false)
+    .describe("run the reference over the data once, before training, and keep its numbers"),
+  precomputeRefBatchSize: length().default(null).describe("rows at once for that; those of a microbatch when left out"),
+  refCacheDir: z
+    .string()
+    .nullable()
+    .optional()
+    .describe("folder that keeps those numbers between runs; left out: the library's cache; null: none"),
+};
+
+/** Numbers above 0. */
+export const positive = () => z.number().positive();
+
+const ANSWER_FOREIGN: ForeignOptions = {
+  datasetNumProc: { because: "rows are prepared in one process" },
+  paddingFree: { because: "batches never have padding between sequences" },
+  padToMultipleOf: { because: "batches are padded at their end, to lengths that few programs serve" },
+  paddingValue: { because: "padding is not part of any sequence" },
+  labelPadTokenId: { because: "labels are -100 where nothing is trained", only: [null, -100] },
+  padToken: { because: "padding is not part of any sequence", only: [null] },
+  useLigerLoss: { because: "the loss never makes whole logits anyway" },
+  useLogitsToKeep: { because: "the loss never makes whole logits anyway" },
+  trustRemoteCode: { because: "no code is loaded with a model" },
+  modelInitKwargs: { because: "give the model loaded", only: [null] },
+  routerAuxLossCoef: { because: "models here have no experts", only: [null, 0] },
+  isEncoderDecoder: { because: "models here are decoders", only: [null, false] },
+  generateDuringEval: { because: "generate from the model in a callback's onEvaluate", only: [null, false] },
+  tools: { because: "tools are a column of the rows", only: [null] },
+};
+
+const REFERENCE_FOREIGN: ForeignOptions = {
+  syncRefModel: {
+    because: "the reference stays what it is; train again from a merged model instead",
+    only: [null, false],
+  },
+  refModelMixupAlpha: { because: "it goes with syncRefModel" },
+  refModelSyncSteps: { because: "it goes with syncRefModel" },
+  refModelInitKwargs: { because: "give the reference model loaded", only: [null] },
+  forceUseRefModel: { because: "a reference model that is given is used" },
+  referenceFree: { because: "without a reference model use CPOTrainer", only: [null, false] },
+  baseModelAttributeName: { because: "the loss never makes whole logits anyway" },
+};
+
+/** The names and settings of one trainer. */
+export interface ConfigKind<S extends z.ZodObject> {
+  readonly owner: string;
+  readonly schema: S;
+  readonly foreign: ForeignOptions;
+  /** Where TRL's defaults are not TrainingArguments'. */
+  readonly defaults: TrainingArgumentsOptions;
+}
+
+/** TRL has called it max_seq_length too, and the losses' plural names are slips that are easily made. */
+const ALIASES: Readonly<Record<string, string>> = { maxSeqLength: "maxLength", lossTypes: "lossType" };
+
+/** Where the defaults of TRL's preference trainers are not TrainingArguments'. */
+const DEFAULTS: TrainingArgumentsOptions = { learningRate: 1e-6, loggingSteps: 10 };
+
+export function configKind<S extends z.ZodObject>(
+  owner: string,
+  schema: S,
+  more: { readonly reference?: boolean; readonly defaults?: TrainingArgumentsOptions } = {},
+): ConfigKind<S> {
+  const foreign = { ...ANSWER_FOREIGN, ...(more.reference && REFERENCE_FOREIGN) };
+  return { owner, schema, foreign, defaults: { ...DEFAULTS, ...more.defaults } };
+}
+
+/** A trainer's own settings, checked. Throws OptionError. */
+export function parseValues<S extends z.ZodObject>(
+  { owner, schema, foreign }: ConfigKind<S>,
+  options: Readonly<Record<string, unknown>>,
+): z.output<S> {
+  return parseOptions(owner, schema, withoutForeign(owner, renamed(owner, options, ALIASES), foreign));
+}
+
+/** Options of a configuration, told apart: the trainer's own, and those of TrainingArguments with the trainer's defaults. */
+export function splitOptions(
+  { owner, schema, foreign, defaults }: ConfigKind<z.ZodObject>,
+  options: object,
+): { own: Record<string, unknown>; args: Record<string, unknown> } {
+  const own: Record<string, unknown> = {};
+  const args: Record<string, unknown> = { ...defaults };
+  for (const [name, value] of Object.entries(renamed(owner, options as Record<string, unknown>, ALIASES))) {
+    const isOwn = Object.hasOwn(schema.shape, name) || Object.hasOwn(foreign, name);
+    (isOwn ? own : args)[name] = value;
+  }
+  if (args.labelSmoothingFactor) {
+    throw new OptionError(`${owner}: labelSmoothingFactor is SFTTrainer's; the preference losses' is labelSmoothing`);
+  }
+  return { own, args };
+}
+
+/** The settings of a kind among an object's properties. */
+export function ownValues<S extends z.ZodObject>({ schema }: ConfigKind<S>, config: object): Record<string, unknown> {
+  const values = config as Record<string, unknown>;
+  return Object.fromEntries(Object.keys(schema.shape).map((key) => [key, values[key]]));
+}

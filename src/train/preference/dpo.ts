@@ -1,0 +1,68 @@
+import type { ScoredPair } from "../../data/preference-batch.ts";
+import type { CausalLM } from "../../models/model.ts";
+import type { PeftModel } from "../../peft/index.ts";
+import { TrainingArguments, type TrainingArgumentsOptions } from "../arguments.ts";
+import { ownValues, parseValues } from "./config.ts";
+import { DPO_KIND, DPOConfig, type DPOOptions, dpoLosses } from "./dpo-config.ts";
+import { dpoLoss, dpoReference } from "./dpo-loss.ts";
+import { dataOptions, defined, pairPlan } from "./pairs.ts";
+import { planReference, useAdapter } from "./reference-plan.ts";
+import { PreferenceTrainer, type PreferenceTrainerOptions, tokenizerOf, tracesWithoutDropout } from "./trainer.ts";
+
+export { DPOConfig, type DPOOptions, dpoSchema } from "./dpo-config.ts";
+
+export interface DPOTrainerOptions extends PreferenceTrainerOptions, DPOOptions {
+  /** A reference model on the same backend; without it the model itself is it, without its adapter. */
+  readonly refModel?: PeftModel | CausalLM | null | undefined;
+  /** Options as an object are those of DPOConfig. */
+  readonly args?: TrainingArguments | (DPOOptions & TrainingArgumentsOptions) | undefined;
+}
+
+/**
+ * Direct Preference Optimization (Rafailov et al. 2023) and its relatives: rows of a prompt with a better and a worse
+ * answer. Rows with equal or empty answers are left out (`dataReport`). Throws OptionError for settings, and FormatError
+ * naming file and line at a malformed row.
+ */
+export class DPOTrainer extends PreferenceTrainer<ScoredPair> {
+  constructor(options: DPOTrainerOptions) {
+    const { model, tokenizer: _, processingClass: __, trainDataset, evalDataset, callbacks, ...rest } = options;
+    const { args: given, refModel, ...own } = rest;
+    const { owner } = DPO_KIND;
+    const args = given instanceof TrainingArguments ? given : new DPOConfig(given);
+    const values = parseValues(DPO_KIND, {
+      ...(args instanceof DPOConfig && ownValues(DPO_KIND, args)),
+      ...defined(own),
+    });
+    const losses = dpoLosses(values);
+    const tokenizer = tokenizerOf(owner, options);
+    useAdapter(owner, model, values.modelAdapterName);
+    const disableDropout = tracesWithoutDropout(owner, model, values, args);
+    const { ldAlpha } = values;
+    const sorts = losses.some(({ type }) => type.startsWith("aot"));
+    super(options, {
+      owner,
+      args,
+      values,
+      ...pairPlan(tokenizer, dataOptions(values), { ldAlpha, sorts }),
+      loss(maxPositions) {
+        const { precomputeRefLogProbs: precompute } = values;
+        const plan = planReference({ ...values, owner, model, refModel, precompute, maxPositions });
+        const { reference, scorer } = plan;
+        const loss = dpoLoss({ ...values, losses, reference, disableDropout });
+        if (!scorer) return { loss, reference: null };
+        const size = values.precomputeRefBatchSize;
+        return {
+          loss,
+          reference: {
+            plan: { ...plan, scorer },
+            cacheDir: values.refCacheDir,
+            settings: { ldAlpha },
+            batchSize: { train: size ?? args.perDeviceTrainBatchSize, eval: size ?? args.perDeviceEvalBatchSize },
+            forward: (ctx, trace) => ({ reference: dpoReference(ctx, trace, { ldAlpha }) }),
+            numbers: ({ reference: all }, i, n) => [all![i]!, all![n + i]!],
+          },
+        };
+      },
+    });
+  }
+}

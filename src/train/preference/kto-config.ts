@@ -1,0 +1,36 @@
+import { z } from "zod";
+import { TrainingArguments, type TrainingArgumentsOptions } from "../arguments.ts";
+import { answerShape, configKind, parseValues, positive, referenceShape, splitOptions } from "./config.ts";
+import { KTO_LOSS_TYPES } from "./kto-loss.ts";
+
+/** What KTO adds to TrainingArguments (TRL's KTOConfig). */
+export const ktoSchema = z.strictObject({
+  ...answerShape,
+  ...referenceShape,
+  lossType: z.enum(KTO_LOSS_TYPES).default("kto").describe("loss of an answer"),
+  beta: positive().default(0.1).describe("how close to stay to the reference model: higher is closer"),
+  desirableWeight: z.number().min(0).default(1).describe("weight of wanted answers"),
+  undesirableWeight: z.number().min(0).default(1).describe("weight of unwanted answers"),
+});
+export type KTOOptions = z.input<typeof ktoSchema>;
+export type KTOValues = z.output<typeof ktoSchema>;
+
+export const KTO_KIND = configKind("KTOTrainer", ktoSchema, {
+  reference: true,
+  defaults: { trainSamplingStrategy: "sequential" },
+});
+
+// The values are properties; the constructor assigns them.
+const Base = TrainingArguments as new (options: object) => TrainingArguments & Readonly<KTOValues>;
+
+/**
+ * TRL's KTOConfig: TrainingArguments, with learningRate 1e-6, loggingSteps 10 and the rows in their order by default, and
+ * the above in one.
+ */
+export class KTOConfig extends Base {
+  constructor(options: (KTOOptions & TrainingArgumentsOptions) | Readonly<Record<string, unknown>> = {}) {
+    const { own, args } = splitOptions(KTO_KIND, options);
+    super(args);
+    Object.assign(this, parseValues(KTO_KIND, own));
+  }
+}
