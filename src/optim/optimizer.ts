@@ -1,4 +1,4 @@
-import type { Backend, DeviceTensor, Executable, HostArray } from "../backends/backend.ts";
+import type { Backend, DeviceTensor, Executable } from "../backends/backend.ts";
 import { Graph, type Value } from "../graph/graph.ts";
 import { plan } from "../graph/plan.ts";
 import { numel } from "../graph/types.ts";
@@ -39,16 +39,11 @@ export interface Trainable {
   readonly rate?: number;
 }
 
-/** What else happens in the program of an optimizer step (AdaLoRA watches gradients before they are cleared). */
-export interface UpdateExtension {
-  /** What its ops read, for the step about to be done. */
-  inputs(): Readonly<Record<string, HostArray>>;
-  /**
-   * Called for each trained tensor while the program is traced: `parameter` has been updated, `gradient` is not clipped and
-   * about to be cleared, `factor` [1] is what clipping multiplies it by; not finite or 0 in a step that changes nothing.
-   */
-  trace(trainable: Trainable, values: { parameter: Value; gradient: Value; factor: Value }): void;
-}
+/**
+ * Looks at gradients between an update and their clearing (AdaLoRA's importance). They are not clipped: `factor` is what
+ * clipping multiplied them by. Not called for a step that was skipped.
+ */
+export type GradientWatcher = (factor: number) => Promise<void>;
 
 export interface AdamWOptions {
   readonly beta1: number;
@@ -59,7 +54,6 @@ export interface AdamWOptions {
   readonly eightBit: boolean;
   /** Scales the loss; when left out, one where the backend computes in f16, none elsewhere. */
   readonly lossScaler?: LossScaler | null;
-  readonly extension?: UpdateExtension | null;
 }
 
 /** Gradient buffers and AdamW states of the trained tensors, and the program of one optimizer step. */
@@ -70,6 +64,8 @@ export class Optimizer {
   readonly lossScaler: LossScaler | null;
   /** Optimizer steps done. */
   step = 0;
+  /** To be set before the first step. */
+  watcher: GradientWatcher | null = null;
   private readonly backend: Backend;
   /** Each has an input of its own with the numbers of a step. */
   private readonly rates: readonly number[];
@@ -77,6 +73,7 @@ export class Optimizer {
   private readonly states = new Map<Trainable, Map<string, DeviceTensor>>();
   private maps: DeviceTensor[] = [];
   private executable: Executable | null = null;
+  private clearing: Executable | null = null;
 
   constructor(backend: Backend, trainables: readonly Trainable[], options: AdamWOptions) {
     this.backend = backend;
@@ -107,15 +104,19 @@ export class Optimizer {
     const { beta1, beta2, epsilon, weightDecay } = this.options;
     const rest = [beta1, beta2, epsilon, weightDecay, 1 - beta1 ** this.step, Math.sqrt(1 - beta2 ** this.step), 0];
     const hyper = this.rates.map((rate, i) => [hyperName(i), Float32Array.of(rate * learningRate, ...rest)]);
-    this.executable ??= this.compile();
+    this.executable ??= this.compile("optimizer step", (graph) => this.trace(graph));
     const { lossScaler } = this;
-    const { norm } = await this.executable.execute({
+    const { norm, factor } = await this.executable.execute({
       ...Object.fromEntries(hyper),
-      ...this.options.extension?.inputs(),
       maxNorm: Float32Array.of(maxGradNorm),
       ...(lossScaler && { unscale: Float32Array.of(1 / lossScaler.scale) }),
     });
     const finite = Number.isFinite(norm![0]!);
+    if (this.watcher) {
+      if (finite) await this.watcher(factor![0]!);
+      this.clearing ??= this.compile("clear gradients", (graph) => this.traceClearing(graph));
+      await this.clearing.execute({});
+    }
     lossScaler?.update(finite);
     if (lossScaler && !finite) this.step--;
     return norm![0]!;
@@ -130,6 +131,7 @@ export class Optimizer {
 
   dispose(): void {
     this.executable?.dispose();
+    this.clearing?.dispose();
     for (const tensor of this.gradients.values()) tensor.dispose();
     for (const states of this.states.values()) for (const tensor of states.values()) tensor.dispose();
     for (const tensor of this.maps) tensor.dispose();
@@ -162,11 +164,15 @@ export class Optimizer {
     ]);
   }
 
-  private compile(): Executable {
+  private compile(name: string, trace: (graph: Graph) => void): Executable {
     const graph = new Graph();
-    graph.inPhase("update", () => this.trace(graph));
+    graph.inPhase("update", () => trace(graph));
     const { workspaceOf, rates } = this.backend;
-    return this.backend.compile(plan(graph, { workspaceOf, rates, name: "optimizer step" }));
+    return this.backend.compile(plan(graph, { workspaceOf, rates, name }));
+  }
+
+  private traceClearing(graph: Graph): void {
+    for (const gradient of this.gradients.values()) graph.apply(clearOp, [graph.use(gradient, { mutable: true })], {});
   }
 
   private trace(graph: Graph): void {
@@ -177,6 +183,7 @@ export class Optimizer {
       ? unscaled(graph, sumSquares(gradients), maxNorm)
       : clipFactor(sumSquares(gradients), maxNorm);
     graph.output("norm", norm);
+    if (this.watcher) graph.output("factor", factor);
     const eightBitMaps = this.trainables.some((t) => this.isEightBit(t)) ? this.quantMaps(graph) : [];
     this.trainables.forEach((trainable, i) => {
       const gradient = gradients[i]!;
@@ -185,11 +192,12 @@ export class Optimizer {
       const attrs = { decay: trainable.decay };
       const hyper = hypers.get(rateOf(trainable))!;
       graph.scope(trainable.name, () => {
-        const [updated] = this.isEightBit(trainable)
-          ? graph.apply(adamw8bitOp, [parameter, gradient, ...states, ...eightBitMaps, hyper, factor], attrs)
-          : graph.apply(adamwOp, [parameter, gradient, ...states, hyper, factor], attrs);
-        this.options.extension?.trace(trainable, { parameter: updated!, gradient, factor });
-        graph.apply(clearOp, [gradient], {});
+        if (this.isEightBit(trainable)) {
+          graph.apply(adamw8bitOp, [parameter, gradient, ...states, ...eightBitMaps, hyper, factor], attrs);
+        } else {
+          graph.apply(adamwOp, [parameter, gradient, ...states, hyper, factor], attrs);
+        }
+        if (!this.watcher) graph.apply(clearOp, [gradient], {});
       });
     });
   }

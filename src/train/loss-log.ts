@@ -51,6 +51,13 @@ export class LossLog {
     for (const [key, value] of Object.entries(logs)) add(key, value);
   }
 
+  /** A term of the window's loss that no microbatch has. */
+  addTerm(value: number): void {
+    if (this.filterNonFinite && !Number.isFinite(value)) return;
+    this.sums.loss += value;
+    this.totalLoss += value;
+  }
+
   /** One optimizer step. */
   stepDone(learningRate: number, gradNorm: number): void {
     this.sums.steps++;

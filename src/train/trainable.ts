@@ -7,6 +7,8 @@ import type { CausalLM } from "../models/model.ts";
 import { saveModel } from "../models/save.ts";
 import type { Trainable } from "../optim/optimizer.ts";
 import { type GradientCheckpointing, PeftModel } from "../peft/index.ts";
+import { AdaLoraTraining } from "./adalora/training.ts";
+import type { MakeMethod } from "./method.ts";
 import { fillTensors } from "./tensor-files.ts";
 
 /** A model with what training needs to know: which tensors change, and how it is saved. */
@@ -14,6 +16,8 @@ export interface TrainableModel {
   readonly lm: CausalLM;
   readonly trainables: readonly Trainable[];
   readonly checkpointing: CheckpointPolicy;
+  /** What its adapter's method does beside gradient descent; left out: nothing. */
+  readonly method?: MakeMethod | undefined;
   /** Write the adapter, or the whole model when that is what was trained. */
   save(dir: string): Promise<void>;
   /** Read the trained tensors back, bit for bit, from what `save` wrote. Throws FormatError. */
@@ -57,16 +61,20 @@ export function asTrainable(model: PeftModel | CausalLM, budget: number | null =
     if (trainables.length === 0)
       throw new Error("the adapter was loaded for inference: load it with isTrainable: true to train it");
     const checkpointing = checkpointPolicy(model.gradientCheckpointing, budget, model.model.backend);
+    const { adapter } = model;
+    // AdaLoRA's file has no triplets that are out of use just now: its method keeps all of them.
+    const kept = adapter.adalora ? adapter.tensors.filter(({ target }) => target).map(({ name }) => name) : [];
     return {
       lm: model.model,
       trainables,
       checkpointing,
+      method: adapter.adalora ? (optimizer) => new AdaLoraTraining(adapter, optimizer) : undefined,
       save: (dir) => model.savePretrained(dir),
       async load(dir) {
         // PEFT's layout: the adapter named "default" is in the folder itself.
         const folder = model.activeAdapter === "default" ? dir : join(dir, model.activeAdapter);
         using file = openSafetensors(join(folder, "adapter_model.safetensors"));
-        await fillTensors(file, byName(trainables));
+        await fillTensors(file, byName(trainables.filter(({ name }) => !kept.includes(name))));
       },
     };
   }

@@ -17,6 +17,7 @@ import {
 import { DefaultFlowCallback } from "./default-flow.ts";
 import { type Evaluation, evaluateSource } from "./evaluation.ts";
 import type { ComputeLoss } from "./loss.ts";
+import type { TrainingMethod } from "./method.ts";
 import { withRates } from "./parameter-groups.ts";
 import type { ComputeMetrics, EvalPrediction, PreprocessLogits } from "./predictions.ts";
 import { printers, reporters } from "./reporting.ts";
@@ -70,6 +71,8 @@ export class Trainer {
   readonly args: TrainingArguments;
   readonly runner: StepRunner;
   readonly optimizer: Optimizer;
+  /** What the adapter's method does beside gradient descent (AdaLoRA); null: nothing. */
+  readonly method: TrainingMethod | null;
   readonly control: TrainerControl = newControl();
   steps: TrainingSteps;
   options: TrainerOptions;
@@ -98,6 +101,8 @@ export class Trainer {
       weightDecay: args.weightDecay,
       eightBit: isEightBit(args.optim),
     });
+    this.method = model.method?.(this.optimizer) ?? null;
+    this.method?.begin(this.steps.maxSteps);
     this.runner = new StepRunner({
       model: model.lm,
       optimizer: this.optimizer,
@@ -161,6 +166,12 @@ export class Trainer {
     await this.options.model.save(dir);
   }
 
+  /** Read the trained tensors back, and what its method keeps, from a checkpoint. Throws FormatError. */
+  async loadCheckpoint(dir: string): Promise<void> {
+    await this.options.model.load(dir);
+    await this.method?.load(dir);
+  }
+
   addCallback(callback: TrainerCallback): void {
     this.callbacks.callbacks.push(callback);
   }
@@ -203,6 +214,7 @@ export class Trainer {
 
   dispose(): void {
     this.runner.dispose();
+    this.method?.dispose();
     this.optimizer.dispose();
   }
 
@@ -214,6 +226,7 @@ export class Trainer {
   protected replaceData(train: BatchSource, evaluation: EvalSources | undefined): void {
     this.options = { ...this.options, train, evaluation };
     this.steps = trainingSteps(train.length, this.args);
+    this.method?.begin(this.steps.maxSteps);
     this.state = this.newState();
   }
 

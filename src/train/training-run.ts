@@ -114,7 +114,10 @@ export class TrainingRun {
     }
     await trainer.emit("onPreOptimizerStep");
     const rate = this.rate.at(state.globalStep);
+    if (trainer.method) lossLog.addTerm(await trainer.method.beforeUpdate(state.globalStep));
     const norm = await optimizer.update(rate, args.maxGradNorm);
+    const row = await trainer.method?.afterUpdate(state.globalStep);
+    if (row) await trainer.log(row);
     await trainer.emit("onOptimizerStep");
     lossLog.stepDone(rate, norm);
     if (!Number.isFinite(norm)) this.skipped(norm);
@@ -191,7 +194,10 @@ export class TrainingRun {
       position: this.position,
       course: this.course(),
       source: trainer.options.train,
-      saveModel: (partial) => trainer.saveModel(partial),
+      saveModel: async (partial) => {
+        await trainer.saveModel(partial);
+        if (!args.saveOnlyModel) await trainer.method?.save(partial);
+      },
     });
     this.savedStep = state.globalStep;
     await removeOldCheckpoints(outputDir, args.saveTotalLimit, state.bestModelCheckpoint);
@@ -210,7 +216,7 @@ export class TrainingRun {
       learningRate: this.rate,
       log: this.lossLog,
       source: options.train,
-      loadModel: (dir) => options.model.load(dir),
+      loadModel: (dir) => trainer.loadCheckpoint(dir),
     });
     const { callbacks: states, ...rest } = saved;
     Object.assign(state, rest);
@@ -231,13 +237,14 @@ export class TrainingRun {
     const { globalStep } = trainer.state;
     const folder =
       this.savedStep === globalStep ? checkpointFolder(trainer.args.outputDir, globalStep) : await this.save();
+    await trainer.method?.report(trainer.args.outputDir);
     await trainer.emit("onTrainEnd");
     throw new TrainingInterrupted(globalStep, folder);
   }
 
   private async finish(): Promise<TrainOutput> {
     const { trainer, lossLog, before } = this;
-    const { args, state, steps, options } = trainer;
+    const { args, state, steps } = trainer;
     const seconds = this.seconds();
     const done = state.globalStep - before.steps;
     const samples = (steps.numTrainSamples * done) / state.maxSteps;
@@ -248,10 +255,12 @@ export class TrainingRun {
       total_flos: state.totalFlos,
       train_loss: lossLog.overall(),
     });
+    await trainer.method?.report(args.outputDir);
     if (args.loadBestModelAtEnd && state.bestModelCheckpoint !== null) {
-      await options.model.load(state.bestModelCheckpoint);
+      await trainer.loadCheckpoint(state.bestModelCheckpoint);
       if (args.saveTotalLimit === 1) await keepOnly(args.outputDir, state.bestModelCheckpoint);
     }
+    await trainer.method?.end();
     await trainer.emit("onTrainEnd");
     const tokens = state.numInputTokensSeen - before.tokens;
     const metrics = { ...row, train_tokens_per_second: round(tokens / seconds, 3) };

@@ -7,6 +7,7 @@ import generation
 import gguf_models
 import gguf_types
 import lora_variants
+import make_peft_variants
 import make_reward
 import make_preference_rows
 import make_rl_grpo
@@ -27,6 +28,7 @@ PARTS = {
     "gguf_models": gguf_models,
     "generation": generation,
     "lora_variants": lora_variants,
+    "peft_variants": make_peft_variants,
     "schedules": schedules,
     "tensorboard": tensorboard_events,
     "trainer": make_trainer,

@@ -20,10 +20,10 @@ from common import (
     to_float64,
     versions,
 )
-from families import adapter_gradients, make_batch
+from families import make_batch
 from lora_variants import randomise_trained
 from nf4 import decode_folder
-from peft import AdaLoraConfig, LoraConfig, get_peft_model
+from peft import AdaLoraConfig, LoraConfig, PeftModel, get_peft_model
 from peft.optimizers import create_loraplus_optimizer
 from tiny_models import LINEARS, build
 from transformers import get_linear_schedule_with_warmup
@@ -79,14 +79,14 @@ def write_dora(name: str, seed: int) -> None:
     loss, count = batch_loss(double, batch, logits)
     loss.backward()
     tensors = {f"lora_logits.{i}": t for i, t in enumerate(logits)}
-    tensors.update(adapter_gradients_dora(double))
+    tensors.update(gradients(double))
     save_tensors(where / "expect.safetensors", tensors)
     facts = {"base_model": folder, "batch": batch, "loss": float(loss.detach()), "target_tokens": count}
     save_json(where / "expect.json", {**facts, "versions": versions()})
     print(name, float(loss.detach()), len(tensors))
 
 
-def adapter_gradients_dora(tuned) -> dict:
+def gradients(tuned) -> dict:
     """By the names of adapter_model.safetensors."""
     out = {}
     for n, p in tuned.named_parameters():
@@ -166,6 +166,9 @@ def write_adalora(name: str, seed: int) -> None:
     tensors.update({f"final.{n}": p for n, p in full_tensors(model).items()})
     save_tensors(where / "expect.safetensors", tensors)
     save_adapter(model.float(), where / "adapter_final")
+    again = to_float64(PeftModel.from_pretrained(build("llama3"), where / "adapter_final").eval())
+    ids = sequences(seed, 1)[0]["input_ids"][0]
+    save_tensors(where / "reloaded.safetensors", {"logits": forward_logits(again, ids)})
     facts = {"base_model": "families/llama3/model", "lr": 2e-2, "weight_decay": 0.01, "max_grad_norm": MAX_GRAD_NORM}
     save_json(where / "expect.json", {**facts, "steps": rows, "versions": versions()})
     print(name, rows[0]["loss"], rows[-1]["loss"], [sum(v) for v in rows[-1]["rank_pattern"].values()])
