@@ -2,12 +2,22 @@ import type { Value } from "../../graph/graph.ts";
 import type { Program } from "../../graph/program.ts";
 import type { CudaDevice } from "./device.ts";
 import type { DevicePointer } from "./driver.ts";
+import { CudaOutOfMemoryError } from "./errors.ts";
 
 interface Pinned {
   address: bigint;
   bytes: Uint8Array;
 }
 
+/** Bytes of each kind of memory. */
+interface Needs {
+  readonly arena: number;
+  readonly host: number;
+  readonly inputs: number;
+  readonly outputs: number;
+}
+
+const NO_NEEDS: Needs = { arena: 0, host: 0, inputs: 0, outputs: 0 };
 const NOTHING: Pinned = { address: 0n, bytes: new Uint8Array(0) };
 
 /**
@@ -23,28 +33,33 @@ export class Arena {
   outputs: Pinned = NOTHING;
   generation = 0;
   private readonly device: CudaDevice;
-  private wanted = { arena: 0, host: 0, inputs: 0, outputs: 0 };
+  private wanted = NO_NEEDS;
   private tail: Promise<unknown> = Promise.resolve();
 
   constructor(device: CudaDevice) {
     this.device = device;
   }
 
-  /** Make sure that there is room for a program when it next runs. */
+  /** Make sure that there is room for a program when one next runs. */
   reserve(program: Program): void {
-    const { wanted } = this;
-    const staged = (values: Iterable<Value>): number =>
-      [...values].reduce((sum, value) => sum + Math.ceil(value.bytes / 256) * 256, 0);
-    wanted.arena = Math.max(wanted.arena, program.arenaBytes);
-    wanted.host = Math.max(wanted.host, program.hostBytes);
-    wanted.inputs = Math.max(wanted.inputs, staged(program.inputs.values()));
-    wanted.outputs = Math.max(wanted.outputs, staged(program.outputs.values()));
+    this.wanted = most(this.wanted, needsOf(program));
   }
 
-  /** Run `body` when nothing else uses the arena. */
-  exclusive<T>(body: () => Promise<T>): Promise<T> {
+  /**
+   * Run `body` when nothing else uses the arena, with room for `program`. Throws CudaOutOfMemoryError when there is none;
+   * programs that need less still run then.
+   */
+  exclusive<T>(body: () => Promise<T>, program?: Program): Promise<T> {
     const result = this.tail.then(() => {
-      this.grow();
+      if (program) this.reserve(program);
+      try {
+        this.grow();
+      } catch (error) {
+        // Other programs' needs may be what does not fit: forget them and try this one's.
+        this.wanted = most(this.sizes(), program ? needsOf(program) : NO_NEEDS);
+        if (!(error instanceof CudaOutOfMemoryError)) throw error;
+        this.grow();
+      }
       return body();
     });
     this.tail = result.catch(() => undefined);
@@ -57,23 +72,46 @@ export class Arena {
     [this.host, this.inputs, this.outputs, this.base, this.bytes] = [NOTHING, NOTHING, NOTHING, 0, 0];
   }
 
+  private sizes(): Needs {
+    const { bytes, host, inputs, outputs } = this;
+    return { arena: bytes, host: host.bytes.length, inputs: inputs.bytes.length, outputs: outputs.bytes.length };
+  }
+
   // Only between runs: a running program's memory must not move.
   private grow(): void {
     const { device, wanted } = this;
     if (wanted.arena > this.bytes) {
       if (this.base) device.free(this.base);
       [this.base, this.bytes] = [0, 0];
+      this.generation++;
       this.base = device.alloc(wanted.arena);
       this.bytes = wanted.arena;
-      this.generation++;
     }
     for (const key of ["host", "inputs", "outputs"] as const) {
       if (wanted[key] <= this[key].bytes.byteLength) continue;
       if (this[key].address) device.freePinned(this[key].address);
       this[key] = NOTHING;
-      this[key] = device.pinned(wanted[key]);
       if (key === "host") this.generation++;
+      this[key] = device.pinned(wanted[key]);
     }
     if (this.generation === 0) this.generation = 1;
   }
 }
+
+function needsOf(program: Program): Needs {
+  const staged = (values: Iterable<Value>): number =>
+    [...values].reduce((sum, value) => sum + Math.ceil(value.bytes / 256) * 256, 0);
+  return {
+    arena: program.arenaBytes,
+    host: program.hostBytes,
+    inputs: staged(program.inputs.values()),
+    outputs: staged(program.outputs.values()),
+  };
+}
+
+const most = (a: Needs, b: Needs): Needs => ({
+  arena: Math.max(a.arena, b.arena),
+  host: Math.max(a.host, b.host),
+  inputs: Math.max(a.inputs, b.inputs),
+  outputs: Math.max(a.outputs, b.outputs),
+});

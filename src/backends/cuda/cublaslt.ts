@@ -121,7 +121,8 @@ export class CublasLt {
     this.calls.destroy!(this.handle);
   }
 
-  private plan(product: Product): Plan {
+  /** What the library chooses for a product. Throws a CudaError when it has nothing. */
+  plan(product: Product): Plan {
     const key = Object.values(product).join();
     let plan = this.plans.get(key);
     if (!plan) {

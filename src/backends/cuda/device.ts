@@ -108,17 +108,29 @@ export class CudaDevice {
     if (bytes === undefined) throw new CudaError(`address ${address} was not allocated here, or is free already`);
     this.sizes.delete(address);
     this.allocated -= bytes;
-    this.driver.call("cuMemFree", address);
+    if (!this.driver.lost) this.driver.call("cuMemFree", address);
   }
 
   /** Page-locked host memory. */
   pinned(bytes: number): { address: bigint; bytes: Uint8Array } {
-    const address = this.driver.create("cuMemHostAlloc", Math.max(bytes, 64), 0);
-    return { address, bytes: new Uint8Array(koffi.view(address, Math.max(bytes, 64))).subarray(0, bytes) };
+    const cell = new BigUint64Array(1);
+    const size = Math.max(bytes, 64);
+    const status = this.driver.try("cuMemHostAlloc", cell, size, 0);
+    if (status !== 0) {
+      const failure = this.driver.failure("cuMemHostAlloc", status);
+      if (!(failure instanceof CudaOutOfMemoryError)) throw failure;
+      throw new CudaOutOfMemoryError(
+        `the host has no room for ${gib(bytes)} of page-locked memory. What helps: shorter sequences or a smaller batch, ` +
+          "activationOffloading: false, or ending other programs (free -g shows what there is; a container may have a limit)",
+        status,
+      );
+    }
+    const address = cell[0]!;
+    return { address, bytes: new Uint8Array(koffi.view(address, size)).subarray(0, bytes) };
   }
 
   freePinned(address: bigint): void {
-    this.driver.call("cuMemFreeHost", address);
+    if (!this.driver.lost) this.driver.call("cuMemFreeHost", address);
   }
 
   upload(address: DevicePointer, data: Uint8Array): void {
@@ -166,6 +178,8 @@ export class CudaDevice {
   }
 
   product(product: Product, at: { a: number; b: number; c: number; d: number; alpha: number; beta: number }): Command {
+    // What the library has no algorithm for is found out now, not in the middle of a run.
+    this.lt.plan(product);
     return () => this.lt.run(product, at, this.productWorkspace, this.stream);
   }
 
@@ -189,7 +203,7 @@ export class CudaDevice {
 
   /** Blocks this thread until the stream is empty. */
   synchronize(): void {
-    this.driver.call("cuStreamSynchronize", this.stream);
+    if (!this.driver.lost) this.driver.call("cuStreamSynchronize", this.stream);
   }
 
   /** Waits for the stream with the event loop running. */

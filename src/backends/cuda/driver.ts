@@ -1,5 +1,5 @@
 import koffi from "koffi";
-import { CudaError, CudaOutOfMemoryError, CudaUnavailableError } from "./errors.ts";
+import { CudaError, CudaLostError, CudaOutOfMemoryError, CudaUnavailableError } from "./errors.ts";
 import { DRIVER, loadLibrary } from "./library.ts";
 
 /** An address in the card's memory: below 2^53, so a number will do. */
@@ -8,6 +8,11 @@ export type DevicePointer = number;
 export type Handle = bigint;
 
 const OUT_OF_MEMORY = 2;
+/**
+ * What a context does not survive: unavailable device, ECC and NVLink errors, illegal addresses and instructions, timeouts,
+ * failed launches, a lost connection.
+ */
+const LOST = new Set([46, 214, 220, 226, 700, 702, 714, 715, 716, 717, 718, 719, 721, 999]);
 
 /** Device attributes by CUDA's numbers. */
 const ATTRIBUTE = { multiprocessors: 16, major: 75, minor: 76, sharedPerBlock: 97, l2Bytes: 38 } as const;
@@ -65,6 +70,8 @@ export class Driver {
   readonly path: string;
   /** 12040 is 12.4. */
   readonly version: number;
+  /** The context is gone; everything fails from here on. */
+  lost = false;
   private readonly calls: Record<Name, Call>;
   private readonly errorText: (status: number) => string;
   private readonly cell = new BigUint64Array(2);
@@ -121,6 +128,14 @@ export class Driver {
 
   failure(what: string, status: number): CudaError {
     const text = `${what}: ${this.errorText(status)}`;
+    if (LOST.has(status)) {
+      this.lost = true;
+      return new CudaLostError(
+        `${text}. This process cannot use the GPU any more: start again and resume from the last checkpoint. If it ` +
+          "happens again, look for Xid messages in the kernel's log (dmesg) and at `nvidia-smi -q`: a failing card says so there",
+        status,
+      );
+    }
     return status === OUT_OF_MEMORY ? new CudaOutOfMemoryError(text, status) : new CudaError(text, status);
   }
 

@@ -18,3 +18,11 @@ export class CudaUnavailableError extends CudaError {
 export class CudaOutOfMemoryError extends CudaError {
   override readonly name = "CudaOutOfMemoryError";
 }
+
+/**
+ * The GPU's context is gone (a kernel failed, the card fell off the bus, its memory is damaged): nothing of this process can
+ * use that card any more.
+ */
+export class CudaLostError extends CudaError {
+  override readonly name = "CudaLostError";
+}

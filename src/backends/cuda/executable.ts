@@ -8,7 +8,7 @@ import { type CudnnAttention, cudnnAttention } from "./cudnn-attention.ts";
 import type { CudaDevice } from "./device.ts";
 import type { DevicePointer, Handle } from "./driver.ts";
 import { aligned, checkKnown, cudaTensor, emit, emitUpdates, type Work } from "./emit.ts";
-import { CudaError } from "./errors.ts";
+import { CudaError, CudaOutOfMemoryError } from "./errors.ts";
 import { type Packed, wantsCudnn } from "./lower-cudnn.ts";
 import { updatesFrom } from "./lower-updates.ts";
 import { packingOf } from "./packing.ts";
@@ -61,7 +61,6 @@ export class CudaExecutable implements Executable {
     inputs: Readonly<Record<string, HostArray>>,
     options: ExecuteOptions = {},
   ): Promise<Record<string, Float32Array>> {
-    this.arena.reserve(this.program);
     return this.arena.exclusive(async () => {
       options.signal?.throwIfAborted();
       const packed = this.packed(inputs);
@@ -92,7 +91,7 @@ export class CudaExecutable implements Executable {
           toFloats(value, this.arena.outputs.bytes.slice(offset, offset + value.bytes)),
         ]),
       );
-    });
+    }, this.program);
   }
 
   dispose(): void {
@@ -126,7 +125,13 @@ export class CudaExecutable implements Executable {
 
   private run(variant: Variant): void {
     if (!variant.recording && variant.runs++ >= EAGER_RUNS) {
-      variant.recording = record(this.device, variant.steps.flat(), this.copies);
+      try {
+        variant.recording = record(this.device, variant.steps.flat(), this.copies);
+      } catch (error) {
+        // Graphs take some memory of the card: without it launches are enqueued one by one, in every run.
+        if (!(error instanceof CudaOutOfMemoryError)) throw error;
+        variant.runs = Number.NEGATIVE_INFINITY;
+      }
     }
     if (variant.recording) {
       variant.recording.run();

@@ -1,3 +1,3 @@
 export { CudaBackend, type CudaOptions, openCudaBackend } from "./backend.ts";
-export { CudaError, CudaOutOfMemoryError, CudaUnavailableError } from "./errors.ts";
+export { CudaError, CudaLostError, CudaOutOfMemoryError, CudaUnavailableError } from "./errors.ts";
 export { type CudaStatus, cudaStatus, type LibraryStatus } from "./status.ts";
