@@ -39,7 +39,8 @@ export async function dryRun(settings: TrainSettings, json: boolean): Promise<vo
     ? await PeftModel.fromPretrained(lm, adapter, { isTrainable: true })
     : await adapt(lm, settings);
   using trainer = makeTrainer(settings, { model, tokenizer, ...data }, {});
-  const tokens = await largestMicrobatch(trainer, Number.POSITIVE_INFINITY);
+  const { inputIds } = await largestMicrobatch(trainer, Number.POSITIVE_INFINITY);
+  const tokens = inputIds.length;
   const { maxPositions } = trainer.options;
   const plan = { ...planStep(lm, trainer.optimizer, { tokens, maxPositions, memory }), memory };
   const steps = stepsOf(trainer, data.evalDataset?.length ?? 0);

@@ -8,6 +8,10 @@ import { errorText, exitCodeOf } from "./exit.ts";
 import { generateCommand } from "./generate.ts";
 import { hubCommand } from "./hub.ts";
 import { mergeCommand } from "./merge.ts";
+import { methodCommand } from "./methods/command.ts";
+import { GRPO } from "./methods/grpo.ts";
+import { CPO, DPO, KTO, ORPO } from "./methods/preference.ts";
+import { REWARD } from "./methods/reward.ts";
 import { planCommand } from "./plan.ts";
 import { sweepCommand } from "./sweep/command.ts";
 import { writeError } from "./terminal.ts";
@@ -25,6 +29,12 @@ export function createProgram(): CliCommand {
     .version(VERSION)
     .addCommand(doctorCommand(VERSION), { isDefault: true })
     .addCommand(trainCommand())
+    .addCommand(methodCommand(DPO))
+    .addCommand(methodCommand(CPO))
+    .addCommand(methodCommand(ORPO))
+    .addCommand(methodCommand(KTO))
+    .addCommand(methodCommand(REWARD))
+    .addCommand(methodCommand(GRPO))
     .addCommand(chatCommand())
     .addCommand(generateCommand())
     .addCommand(evalCommand())

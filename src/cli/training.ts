@@ -1,5 +1,6 @@
 import { FastLanguageModel } from "../api/fast-language-model.ts";
 import { locateModel } from "../api/locate.ts";
+import type { Batch } from "../data/collate.ts";
 import type { CausalLM } from "../models/model.ts";
 import { PeftModel } from "../peft/index.ts";
 import type { Tokenizer } from "../tokenizer/index.ts";
@@ -7,6 +8,7 @@ import { TrainingArguments } from "../train/arguments.ts";
 import type { TrainerCallback } from "../train/callbacks.ts";
 import { EarlyStoppingCallback } from "../train/early-stopping.ts";
 import { SFTTrainer } from "../train/sft.ts";
+import type { Trainer } from "../train/trainer.ts";
 import { UsageError } from "./exit.ts";
 import { loadingLine } from "./loading.ts";
 import { required, type TrainSettings } from "./settings/train-settings.ts";
@@ -28,13 +30,15 @@ export type TrainingMetrics = Readonly<Record<string, number>>;
 export async function runTraining(settings: TrainSettings, out: TrainingOutput): Promise<TrainingMetrics> {
   const name = required(settings.model.model, "model", "PATH");
   const opened = await openTrainingData(settings);
-  const { lm, model, tokenizer } = await loadForTraining(name, settings, out.note);
+  const { maxSeqLength } = settings.sft;
+  const { lm, model, tokenizer } = await loadForTraining(name, {
+    ...settings,
+    maxSeqLength: typeof maxSeqLength === "number" ? maxSeqLength : null,
+    onDevice: out.note,
+  });
   try {
     const data = await opened.ready(tokenizer, lm.maxSeqLength!, out.note);
-    out.note(`${name} on ${lm.backend.description}, weights ${formatBytes(lm.parameterBytes)}`);
-    for (const warning of [...lm.warnings, ...("warnings" in model ? model.warnings : [])])
-      out.note(`note: ${warning}`);
-    if (model instanceof PeftModel) model.printTrainableParameters(out.note);
+    describeModel(name, { lm, model }, out.note);
     using trainer = makeTrainer(settings, { model, tokenizer, ...data }, out);
     return await fit(trainer, settings, out);
   } finally {
@@ -42,17 +46,37 @@ export async function runTraining(settings: TrainSettings, out: TrainingOutput):
   }
 }
 
-interface TrainingModel {
+/** What was loaded, for people. */
+export function describeModel(
+  name: string,
+  { lm, model }: Pick<TrainingModel, "lm" | "model">,
+  note: (line: string) => void,
+): void {
+  note(`${name} on ${lm.backend.description}, weights ${formatBytes(lm.parameterBytes)}`);
+  for (const warning of [...lm.warnings, ...("warnings" in model ? model.warnings : [])]) note(`note: ${warning}`);
+  if (model instanceof PeftModel) model.printTrainableParameters(note);
+}
+
+/** A model, what of it is trained, and its tokenizer. */
+export interface TrainingModel {
   readonly lm: CausalLM;
   readonly model: PeftModel | CausalLM;
   readonly tokenizer: Tokenizer;
 }
 
-async function loadForTraining(
-  name: string,
-  { model, lora, sft }: TrainSettings,
-  onDevice: (line: string) => void,
-): Promise<TrainingModel> {
+export interface LoadForTraining extends Pick<TrainSettings, "model" | "lora"> {
+  /** null: the model's own. */
+  readonly maxSeqLength: number | null;
+  readonly onDevice: (line: string) => void;
+  /** What the model needs before an adapter is put on it: a score head. */
+  readonly prepare?: ((lm: CausalLM) => void) | undefined;
+  /** Adapter settings of the method, where the user gave none. */
+  readonly adapterDefaults?: Readonly<Record<string, unknown>> | undefined;
+}
+
+/** Loads a model and puts on it what is to be trained. The caller disposes of its backend. */
+export async function loadForTraining(name: string, options: LoadForTraining): Promise<TrainingModel> {
+  const { model, lora, maxSeqLength, onDevice, prepare, adapterDefaults = {} } = options;
   const { revision, fullFinetuning, loadIn4bit, loadIn8bit, loadIn16bit, dtype, device, fp8, threads } = model;
   const { model: loaded, tokenizer } = await FastLanguageModel.fromPretrained({
     modelName: name,
@@ -66,13 +90,14 @@ async function loadForTraining(
     threads,
     revision,
     onDevice,
-    ...(typeof sft.maxSeqLength === "number" && { maxSeqLength: sft.maxSeqLength }),
+    ...(maxSeqLength !== null && { maxSeqLength }),
     onProgress: loadingLine(name),
   });
   const own = loaded instanceof PeftModel ? (loaded as PeftModel) : null;
   const lm = own?.model ?? loaded;
   try {
-    return { lm, tokenizer, model: own ?? (await adapt(lm, { model, lora })) };
+    prepare?.(lm);
+    return { lm, tokenizer, model: own ?? (await adapt(lm, { model, lora }, adapterDefaults)) };
   } catch (error) {
     lm.backend.dispose();
     throw error;
@@ -83,6 +108,7 @@ async function loadForTraining(
 export async function adapt(
   lm: CausalLM,
   { model, lora }: Pick<TrainSettings, "model" | "lora">,
+  defaults: Readonly<Record<string, unknown>> = {},
 ): Promise<PeftModel | CausalLM> {
   const { useGradientCheckpointing, ...config } = lora;
   const [option] = Object.keys(config);
@@ -91,7 +117,7 @@ export async function adapt(
     if (option) throw new UsageError(`fullFinetuning trains all weights: leave ${option} out`);
     return lm;
   }
-  if (model.adapter === null) return FastLanguageModel.getPeftModel(lm, lora);
+  if (model.adapter === null) return FastLanguageModel.getPeftModel(lm, { ...defaults, ...lora });
   if (option) throw new UsageError(`the adapter ${model.adapter} has its own configuration: leave ${option} out`);
   const { path } = await locateModel(model.adapter);
   return PeftModel.fromPretrained(lm, path, {
@@ -156,21 +182,22 @@ export function dataLines({ dataReport: { recipe, packing } }: SFTTrainer): stri
 /** Microbatches looked at to find a large one. */
 const LOOKED_AT = 200;
 
-/** Tokens of the largest microbatch among the first epoch's first ones. */
-export async function largestMicrobatch({ options, args }: SFTTrainer, limit = LOOKED_AT): Promise<number> {
-  let largest = 0;
+/** The largest microbatch, by tokens, among the first epoch's first ones. */
+export async function largestMicrobatch({ options, args }: Trainer, limit = LOOKED_AT): Promise<Batch> {
+  let largest: Batch | null = null;
   let seen = 0;
-  for await (const { inputIds } of options.train.batches(0, args.perDeviceTrainBatchSize)) {
-    largest = Math.max(largest, inputIds.length);
+  for await (const batch of options.train.batches(0, args.perDeviceTrainBatchSize)) {
+    if (!largest || batch.inputIds.length > largest.inputIds.length) largest = batch;
     if (++seen >= limit) break;
   }
-  return largest;
+  return largest!;
 }
 
 /** Memory of the steps to come, planned before the first one. */
-async function stepMemory(trainer: SFTTrainer) {
-  const tokens = await largestMicrobatch(trainer);
-  const { arenaBytes: activations } = trainer.runner.program("train", tokens);
+export async function stepMemory(trainer: Trainer) {
+  const batch = await largestMicrobatch(trainer);
+  const tokens = batch.inputIds.length;
+  const { arenaBytes: activations } = trainer.runner.program("train", batch);
   const { weight, adapter, gradient, optimizer } = trainer.runner.memory().tensors;
   const bytes = { weights: weight, adapter, gradients: gradient, optimizer, activations };
   const parts = Object.entries(bytes).filter(([, size]) => size > 0);

@@ -1,0 +1,33 @@
+import { CliCommand } from "../command.ts";
+import { givenSettings, methodSettings, trainingTable } from "../settings/train-settings.ts";
+import { note, print } from "../terminal.ts";
+import type { CliMethod } from "./method.ts";
+import { runMethod } from "./run.ts";
+
+/** `unsloth dpo` and its like: a training by a method, as a file of settings, flags, or both say. */
+export function methodCommand(method: CliMethod): CliCommand {
+  const { name, description, rows, example } = method;
+  const table = trainingTable(method);
+  const command = new CliCommand(name)
+    .description(description)
+    .argument("[config]", "YAML file of settings; flags win over it")
+    .option("--json", "a JSON line for every log row, for machines, on standard output")
+    .addHelpText(
+      "after",
+      `
+Rows: ${rows}
+
+Examples:
+  unsloth ${name} --model Qwen/Qwen2.5-0.5B-Instruct ${example.join(" ")}
+  unsloth ${name} config.yaml --learning-rate 5e-6
+
+A file has the flags' names, flat or in sections: model, data, lora, ${name}, training.`,
+    ) as CliCommand;
+  table.addFlags(command);
+  return command.action(async (configFile: string | undefined, flags: Readonly<Record<string, unknown>>) => {
+    const settings = methodSettings(givenSettings(configFile, flags, table), method, table);
+    if (!flags.json) return void (await runMethod(method, settings, { note }));
+    const event = (row: Readonly<Record<string, unknown>>): void => print(JSON.stringify(row));
+    await runMethod(method, settings, { note: () => undefined, event });
+  }) as CliCommand;
+}

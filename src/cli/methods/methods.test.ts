@@ -1,0 +1,99 @@
+import assert from "node:assert/strict";
+import { existsSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { after, before, test } from "node:test";
+import { here, makeWorkplace, type Workplace } from "../cli.test.support.ts";
+
+let place: Workplace;
+let pairs: string;
+let answers: string;
+let prompts: string;
+before(async () => {
+  place = await makeWorkplace();
+  const write = (name: string, rows: readonly object[]): string => {
+    const file = join(place.folder, name);
+    writeFileSync(file, rows.map((row) => `${JSON.stringify(row)}\n`).join(""));
+    return file;
+  };
+  const numbers = Array.from({ length: 16 }, (_, i) => [i % 7, i % 5] as const);
+  const prompt = (a: number, b: number): string => `${a}+${b}=?`;
+  pairs = write(
+    "pairs.jsonl",
+    numbers.map(([a, b]) => ({ prompt: prompt(a, b), chosen: ` ${a + b}`, rejected: ` ${a + b + 3}` })),
+  );
+  answers = write(
+    "answers.jsonl",
+    numbers.map(([a, b], i) => ({ prompt: prompt(a, b), completion: ` ${a + b + (i % 2)}`, label: i % 2 === 0 })),
+  );
+  prompts = write(
+    "prompts.jsonl",
+    numbers.map(([a, b]) => ({ prompt: prompt(a, b), answer: a + b })),
+  );
+});
+after(() => place[Symbol.dispose]());
+
+const rowsOf = (text: string): Record<string, unknown>[] =>
+  text
+    .trim()
+    .split("\n")
+    .map((line) => JSON.parse(line) as Record<string, unknown>);
+
+const common = (name: string): string[] => [
+  ...["--model", place.model, "--output", join(place.folder, name), "--r", "2", "--lora-alpha", "4", "--threads", "1"],
+  ...["--max-steps", "2", "--save-strategy", "no", "--learning-rate", "1e-3", "--gradient-accumulation-steps", "1"],
+];
+
+const METHODS: readonly (readonly [name: string, data: () => string, metric: string, evaluated: string])[] = [
+  ["dpo", () => pairs, "rewards/accuracies", "eval_rewards/accuracies"],
+  ["cpo", () => pairs, "rewards/accuracies", "eval_rewards/accuracies"],
+  ["orpo", () => pairs, "log_odds_ratio", "eval_rewards/accuracies"],
+  ["kto", () => answers, "rewards/margins", "eval_loss"],
+  ["reward", () => pairs, "accuracy", "eval_accuracy"],
+];
+
+for (const [name, data, metric, evaluated] of METHODS) {
+  test(`${name}: trains, logs its metrics, evaluates and writes an adapter`, async () => {
+    const { code, stdout, stderr } = await here(name, ...common(name), "--data", data(), "--eval-size", "4", "--json");
+    assert.equal(code, 0, stderr);
+    const rows = rowsOf(stdout);
+    assert.deepEqual([rows[0]!.event, rows[0]!.method, rows.at(-1)!.event], ["start", name, "end"]);
+    const logged = rows.filter((row) => row.event === "log" && "loss" in row);
+    assert.deepEqual(
+      logged.map(({ step }) => step),
+      [1, 2],
+    );
+    assert.equal(typeof logged[0]![metric], "number", JSON.stringify(logged[0]));
+    assert.equal(typeof rows.at(-1)![evaluated], "number", JSON.stringify(rows.at(-1)));
+    assert.ok(existsSync(join(place.folder, name, "adapter_model.safetensors")));
+  });
+}
+
+test("grpo: rewards by name and from a module", async () => {
+  const file = join(place.folder, "rewards.mjs");
+  writeFileSync(file, "export const shortness = ({ completionIds }) => completionIds.map((ids) => -ids.length);\n");
+  const sampling = ["--num-generations", "4", "--per-device-train-batch-size", "4", "--max-completion-length", "6"];
+  const args = ["grpo", ...common("grpo"), "--data", prompts, ...sampling, "--json"];
+  const { code, stdout, stderr } = await here(...args, "--reward-funcs", `number_match,${file}#shortness`);
+  assert.equal(code, 0, stderr);
+  const logged = rowsOf(stdout).filter((row) => row.event === "log" && "loss" in row);
+  assert.equal(logged.length, 2);
+  assert.equal(typeof logged[0]!["rewards/number_match/mean"], "number");
+  assert.ok(Number(logged[0]!["rewards/shortness/mean"]) < 0);
+  const wrong = async (...more: string[]) => (await here(...args, ...more)).stderr;
+  assert.match(await wrong(), /reward_funcs is missing/);
+  assert.match(await wrong("--reward-funcs", "numbr_match"), /did you mean "number_match"/);
+  assert.match(await wrong("--reward-funcs", `${file}#size`), /no function "size"; functions it exports: shortness/);
+});
+
+test("a file of settings has the method's section; wrong ones are named with their line", async () => {
+  const config = join(place.folder, "dpo.yaml");
+  const text = (beta: string): string =>
+    `model: ${place.model}\ndata: ${pairs}\ndpo: { ${beta}, loss_type: ipo }\ntraining: { max_steps: 1, save_strategy: "no" }\nthreads: 1\noutput: ${join(place.folder, "file")}\n`;
+  writeFileSync(config, text("beta: 0.2"));
+  const { code, stderr } = await here("dpo", config);
+  assert.equal(code, 0, stderr);
+  assert.match(stderr, /16|rows/);
+  writeFileSync(config, text("bta: 0.2"));
+  assert.match((await here("dpo", config)).stderr, /dpo\.yaml:3: unknown option "bta"; did you mean "beta"/);
+  assert.match((await here("dpo", "--model", place.model, "--data", answers)).stderr, /answers\.jsonl:1.*chosen/s);
+});
