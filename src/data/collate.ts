@@ -27,6 +27,8 @@ export interface Batch {
   readonly numTokens: number;
   /** What the batch counts for in the mean over a window: `numTargets` when left out; pairs, for preference data. */
   readonly weight?: number;
+  /** Which update of its step the batch is for, where a step makes several (PPO); batches of one follow one another. */
+  readonly update?: number;
   /** Further arrays for a loss, by name (`LossContext.input`). */
   readonly inputs?: Readonly<Record<string, BatchInput>>;
 }

@@ -8,6 +8,8 @@ export interface BatchSource {
   batches(epoch: number, batchSize: number, skip?: number): Iterable<Batch> | AsyncIterable<Batch>;
   /** It begins after `skip` (rollouts cannot be made again just to be dropped); others are read and dropped. */
   readonly seeks?: boolean;
+  /** Microbatches of a step, where those are not gradientAccumulationSteps. */
+  readonly windowSize?: number;
   /** What a checkpoint must hold for the source to go on as if it had not stopped, as plain JSON. */
   state?(): unknown;
   /** Go on from `state`; called before `batches`. `file` is for errors. */

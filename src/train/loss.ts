@@ -39,6 +39,8 @@ export interface LossContext {
    * An array of the batch's `inputs`, as a value of its type and shape. Throws GraphError for a name the batch has not.
    */
   input(name: string): Value;
+  /** Whether the batch has it. */
+  hasInput(name: string): boolean;
   /**
    * The model traced with another adapter, or with none (null): a reference, a value model. Or another model of the same
    * backend and vocabulary: a teacher. Without dropout.

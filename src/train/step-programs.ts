@@ -132,6 +132,7 @@ function lossContext(graph: Graph, options: StepOptions, training: boolean, shap
     hidden,
     logits,
     traceWith: (adapter, other = model) => new DecoderTrace(graph, other, { maxPositions, adapter }),
+    hasInput: (name) => shape.inputs.has(name),
     input(name) {
       const found = shape.inputs.get(name);
       if (found) return graph.input(INPUT_PREFIX + name, found.dtype, found.shape);

@@ -91,7 +91,7 @@ export class Trainer {
     if (args.evalStrategy !== "no" && !options.evaluation) {
       throw new OptionError(`evalStrategy is "${args.evalStrategy}" but no evalDataset was given`);
     }
-    this.steps = trainingSteps(options.train.length, args);
+    this.steps = trainingSteps(options.train.length, args, options.train.windowSize);
     // Bad settings show here, not when training begins.
     this.newLearningRate();
     this.optimizer = new Optimizer(model.lm.backend, withRates(model.trainables, args), {
@@ -225,7 +225,7 @@ export class Trainer {
   /** Other data from now on; before the first step. */
   protected replaceData(train: BatchSource, evaluation: EvalSources | undefined): void {
     this.options = { ...this.options, train, evaluation };
-    this.steps = trainingSteps(train.length, this.args);
+    this.steps = trainingSteps(train.length, this.args, train.windowSize);
     this.method?.begin(this.steps.maxSteps);
     this.state = this.newState();
   }

@@ -78,7 +78,7 @@ export class TrainingRun {
     control.shouldEpochStop = false;
     await trainer.emit("onEpochBegin");
     const cut = {
-      size: args.gradientAccumulationSteps,
+      size: options.train.windowSize ?? args.gradientAccumulationSteps,
       microbatches: steps.microbatchesPerEpoch,
       skip: this.position.microbatches,
     };
@@ -99,28 +99,33 @@ export class TrainingRun {
 
   private async step(window: readonly Batch[]): Promise<void> {
     const { trainer, lossLog } = this;
-    const { args, state, control, steps, runner, optimizer } = trainer;
+    const { args, state, control, steps, runner, optimizer, options } = trainer;
     control.shouldLog = control.shouldEvaluate = control.shouldSave = false;
     await trainer.emit("onStepBegin");
-    const weight = window.reduce((sum, batch) => sum + batchWeight(batch), 0);
-    for (const [index, batch] of window.entries()) {
-      // Every microbatch has a number of its own, also when an epoch's last window is short.
-      const draw = state.globalStep * args.gradientAccumulationSteps + index;
-      const seed = Uint32Array.of(args.seed % 2 ** 32, draw);
-      lossLog.add(await runner.train(batch, weight > 0 ? 1 / weight : 0, seed));
-      state.numInputTokensSeen += batch.numTokens;
-      state.totalFlos += this.flopsPerToken * batch.numTokens;
-      if (index + 1 < window.length) await trainer.emit("onSubstepEnd");
-    }
-    await trainer.emit("onPreOptimizerStep");
     const rate = this.rate.at(state.globalStep);
-    if (trainer.method) lossLog.addTerm(await trainer.method.beforeUpdate(state.globalStep));
-    const norm = await optimizer.update(rate, args.maxGradNorm);
-    const row = await trainer.method?.afterUpdate(state.globalStep);
-    if (row) await trainer.log(row);
-    await trainer.emit("onOptimizerStep");
+    const updates = updatesOf(window);
+    // Every microbatch has a number of its own, also when an epoch's last window is short.
+    let draw = state.globalStep * (options.train.windowSize ?? args.gradientAccumulationSteps);
+    let norm = 0;
+    for (const update of updates) {
+      const weight = update.reduce((sum, batch) => sum + batchWeight(batch), 0);
+      for (const [index, batch] of update.entries()) {
+        const seed = Uint32Array.of(args.seed % 2 ** 32, draw++);
+        const result = await runner.train(batch, weight > 0 ? 1 / weight : 0, seed);
+        lossLog.add({ ...result, loss: result.loss / updates.length });
+        state.numInputTokensSeen += batch.numTokens;
+        state.totalFlos += this.flopsPerToken * batch.numTokens;
+        if (index + 1 < update.length) await trainer.emit("onSubstepEnd");
+      }
+      await trainer.emit("onPreOptimizerStep");
+      if (trainer.method) lossLog.addTerm(await trainer.method.beforeUpdate(state.globalStep));
+      norm = await optimizer.update(rate, args.maxGradNorm);
+      const row = await trainer.method?.afterUpdate(state.globalStep);
+      if (row) await trainer.log(row);
+      await trainer.emit("onOptimizerStep");
+      if (!Number.isFinite(norm)) this.skipped(norm);
+    }
     lossLog.stepDone(rate, norm);
-    if (!Number.isFinite(norm)) this.skipped(norm);
     const { epoch, microbatches } = this.position;
     this.position = { epoch, microbatches: microbatches + window.length };
     state.globalStep++;
@@ -283,6 +288,16 @@ export class TrainingRun {
       data_seed: args.dataSeed ?? args.seed,
     };
   }
+}
+
+/** A window's microbatches by the update they are for: one, unless they say otherwise. */
+function updatesOf(window: readonly Batch[]): Batch[][] {
+  const updates: Batch[][] = [];
+  for (const [i, batch] of window.entries()) {
+    if (i > 0 && batch.update === window[i - 1]!.update) updates.at(-1)!.push(batch);
+    else updates.push([batch]);
+  }
+  return updates;
 }
 
 function controlState(control: TrainerControl): CallbackState {

@@ -13,15 +13,22 @@ export interface TrainingSteps {
   readonly numTrainSamples: number;
 }
 
-/** Counts for `rows` rows. Throws OptionError when no microbatch would be left. */
-export function trainingSteps(rows: number, args: TrainingArguments): TrainingSteps {
-  const { perDeviceTrainBatchSize: batchSize, gradientAccumulationSteps, dataloaderDropLast } = args;
+/**
+ * Counts for `rows` rows. Throws OptionError when no microbatch would be left.
+ * @param windowSize microbatches of a step
+ */
+export function trainingSteps(
+  rows: number,
+  args: TrainingArguments,
+  windowSize = args.gradientAccumulationSteps,
+): TrainingSteps {
+  const { perDeviceTrainBatchSize: batchSize, dataloaderDropLast } = args;
   const microbatchesPerEpoch = dataloaderDropLast ? Math.floor(rows / batchSize) : Math.ceil(rows / batchSize);
   if (microbatchesPerEpoch === 0) {
     const cure = dataloaderDropLast ? `dataloaderDropLast leaves none of ${rows}` : "give some";
     throw new OptionError(`there are no rows to train on: ${cure} (a microbatch has ${batchSize})`);
   }
-  const stepsPerEpoch = Math.ceil(microbatchesPerEpoch / gradientAccumulationSteps);
+  const stepsPerEpoch = Math.ceil(microbatchesPerEpoch / windowSize);
   const limited = args.maxSteps > 0;
   const maxSteps = limited ? args.maxSteps : Math.ceil(args.numTrainEpochs * stepsPerEpoch);
   return {
@@ -29,7 +36,7 @@ export function trainingSteps(rows: number, args: TrainingArguments): TrainingSt
     stepsPerEpoch,
     maxSteps,
     numTrainEpochs: limited ? Math.ceil(maxSteps / stepsPerEpoch) : Math.ceil(args.numTrainEpochs),
-    numTrainSamples: limited ? maxSteps * batchSize * gradientAccumulationSteps : rows * args.numTrainEpochs,
+    numTrainSamples: limited ? maxSteps * batchSize * windowSize : rows * args.numTrainEpochs,
   };
 }
 
