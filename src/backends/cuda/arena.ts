@@ -5,8 +5,10 @@ import type { DevicePointer } from "./driver.ts";
 import { CudaOutOfMemoryError } from "./errors.ts";
 
 interface Pinned {
-  address: bigint;
-  bytes: Uint8Array;
+  readonly address: bigint;
+  readonly size: number;
+  /** Its content for the host; none of the pool that activations are offloaded to, which may be larger than arrays can be. */
+  readonly bytes: Uint8Array;
 }
 
 /** Bytes of each kind of memory. */
@@ -18,7 +20,8 @@ interface Needs {
 }
 
 const NO_NEEDS: Needs = { arena: 0, host: 0, inputs: 0, outputs: 0 };
-const NOTHING: Pinned = { address: 0n, bytes: new Uint8Array(0) };
+const NO_BYTES = new Uint8Array(0);
+const NOTHING: Pinned = { address: 0n, size: 0, bytes: NO_BYTES };
 
 /**
  * The memory that all programs of a device share, one after another: activations on the card, page-locked host memory for
@@ -74,7 +77,7 @@ export class Arena {
 
   private sizes(): Needs {
     const { bytes, host, inputs, outputs } = this;
-    return { arena: bytes, host: host.bytes.length, inputs: inputs.bytes.length, outputs: outputs.bytes.length };
+    return { arena: bytes, host: host.size, inputs: inputs.size, outputs: outputs.size };
   }
 
   // Only between runs: a running program's memory must not move.
@@ -88,11 +91,13 @@ export class Arena {
       this.bytes = wanted.arena;
     }
     for (const key of ["host", "inputs", "outputs"] as const) {
-      if (wanted[key] <= this[key].bytes.byteLength) continue;
+      const size = wanted[key];
+      if (size <= this[key].size) continue;
       if (this[key].address) device.freePinned(this[key].address);
       this[key] = NOTHING;
       if (key === "host") this.generation++;
-      this[key] = device.pinned(wanted[key]);
+      const address = device.allocPinned(size);
+      this[key] = { address, size, bytes: key === "host" ? NO_BYTES : device.view(address, size) };
     }
     if (this.generation === 0) this.generation = 1;
   }

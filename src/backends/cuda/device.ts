@@ -111,11 +111,21 @@ export class CudaDevice {
     if (!this.driver.lost) this.driver.call("cuMemFree", address);
   }
 
-  /** Page-locked host memory. */
+  /** Page-locked host memory, as bytes too. */
   pinned(bytes: number): { address: bigint; bytes: Uint8Array } {
+    const address = this.allocPinned(bytes);
+    return { address, bytes: this.view(address, bytes) };
+  }
+
+  /** Host memory as bytes. */
+  view(address: bigint, bytes: number): Uint8Array {
+    return new Uint8Array(koffi.view(address, bytes));
+  }
+
+  /** Page-locked host memory. */
+  allocPinned(bytes: number): bigint {
     const cell = new BigUint64Array(1);
-    const size = Math.max(bytes, 64);
-    const status = this.driver.try("cuMemHostAlloc", cell, size, 0);
+    const status = this.driver.try("cuMemHostAlloc", cell, Math.max(bytes, 64), 0);
     if (status !== 0) {
       const failure = this.driver.failure("cuMemHostAlloc", status);
       if (!(failure instanceof CudaOutOfMemoryError)) throw failure;
@@ -125,8 +135,7 @@ export class CudaDevice {
         status,
       );
     }
-    const address = cell[0]!;
-    return { address, bytes: new Uint8Array(koffi.view(address, size)).subarray(0, bytes) };
+    return cell[0]!;
   }
 
   freePinned(address: bigint): void {
