@@ -16,6 +16,11 @@ export interface TensorOptions {
   readonly blockSize?: number;
   /** NF4: store the scales in 8 bits. */
   readonly doubleQuant?: boolean;
+  /**
+   * Keep it in host memory, which a backend with memory of its own reads over the bus: for tables of which a step reads few
+   * rows.
+   */
+  readonly host?: boolean;
 }
 
 /** A tensor in a backend's memory. */

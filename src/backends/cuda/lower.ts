@@ -2,6 +2,7 @@ import type { Value } from "../../graph/graph.ts";
 import { BINARY_KINDS, UNARY_KINDS } from "../../ops/elementwise.ts";
 import { cType, float, int, long, pointer } from "./kernels.ts";
 import { LOWER_ATTENTION } from "./lower-attention.ts";
+import { fusedLowerings } from "./lower-decode.ts";
 import { LOWER_LOSS } from "./lower-loss.ts";
 import { LOWER_MATMUL } from "./lower-matmul.ts";
 import { LOWER_SUMS } from "./lower-sums.ts";
@@ -20,6 +21,7 @@ export const LOWERINGS: Readonly<Record<string, Lower>> = {
   ...LOWER_LOSS,
   ...LOWER_SUMS,
   ...LOWER_UPDATES,
+  ...fusedLowerings((node, to) => LOWERINGS[node.op.name]!(node, to)),
   add(node, to) {
     const y = node.outputs[0]!;
     const [a, b] = node.inputs.map((value) => pointer(to.address(value)));
@@ -77,12 +79,13 @@ export const LOWERINGS: Readonly<Record<string, Lower>> = {
     const out = node.outputs[0]!;
     const { transposed, scale } = node.attrs as { transposed: boolean; scale: number };
     const [d, vocab] = transposed ? [rowsOf(table), colsOf(table)] : [colsOf(table), rowsOf(table)];
+    const V = !transposed && d % 8 === 0 ? 8 : 1;
     to.launch({
       file: "embedding",
-      defines: { ...typed(out), W: cType(floatOf(table)) },
+      defines: { ...typed(out), W: cType(floatOf(table)), V },
       kernel: "embedding",
       grid: [size(ids)],
-      threads: rowThreads(d),
+      threads: rowThreads(d, V),
       args: [
         long(d), long(vocab), int(transposed), pointer(to.address(table)), pointer(to.address(ids)), float(scale),
         pointer(to.address(out)),
@@ -98,7 +101,7 @@ export const LOWERINGS: Readonly<Record<string, Lower>> = {
     else to.clear(to.address(dw), dw.bytes);
     to.launch({
       file: "embedding",
-      defines: { ...typed(dy), W: "float" },
+      defines: { ...typed(dy), W: "float", V: 1 },
       kernel: "embedding_grad",
       grid: [size(ids)],
       threads: rowThreads(d),
@@ -113,7 +116,7 @@ export const LOWERINGS: Readonly<Record<string, Lower>> = {
     const pointers = [x, rows, node.outputs[0]].map((value) => pointer(to.address(value)));
     to.launch({
       file: "embedding",
-      defines: { ...typed(x), W: "float" },
+      defines: { ...typed(x), W: "float", V: 1 },
       kernel: "select_rows",
       grid: [size(rows)],
       threads: rowThreads(colsOf(x)),
@@ -127,7 +130,7 @@ export const LOWERINGS: Readonly<Record<string, Lower>> = {
     else to.clear(to.address(dx), dx.bytes);
     to.launch({
       file: "embedding",
-      defines: { ...typed(dx), W: "float" },
+      defines: { ...typed(dx), W: "float", V: 1 },
       kernel: "select_rows_grad",
       grid: [size(rows)],
       threads: rowThreads(colsOf(dy)),

@@ -4,7 +4,7 @@ import { checkedWrite, nextTensorId, tensorLayout } from "../tensor-layout.ts";
 import type { CudaDevice } from "./device.ts";
 import type { DevicePointer } from "./driver.ts";
 
-/** A tensor in a GPU's memory: one allocation a part, zero when made. */
+/** A tensor in a GPU's memory, or in the host's for it to read: one allocation a part, zero when made. */
 export class CudaTensor implements DeviceTensor {
   readonly id = nextTensorId();
   readonly name: string;
@@ -17,6 +17,7 @@ export class CudaTensor implements DeviceTensor {
   nestedOffset = 0;
   private readonly device: CudaDevice;
   private readonly addresses = new Map<PartName, DevicePointer>();
+  private readonly host: boolean;
   private readonly released: (tensor: CudaTensor) => void;
 
   constructor(
@@ -32,6 +33,7 @@ export class CudaTensor implements DeviceTensor {
     this.dtype = dtype;
     this.shape = shape;
     this.role = options.role;
+    this.host = options.host ?? false;
     this.released = released;
     const layout = tensorLayout(dtype, shape, options);
     this.quantization = layout.quantization;
@@ -39,7 +41,7 @@ export class CudaTensor implements DeviceTensor {
     this.bytes = layout.bytes;
     try {
       for (const [part, bytes] of this.parts) {
-        const address = device.alloc(bytes);
+        const address = this.host ? Number(device.allocPinned(bytes)) : device.alloc(bytes);
         this.addresses.set(part, address);
         device.clear(address, bytes);
       }
@@ -74,7 +76,10 @@ export class CudaTensor implements DeviceTensor {
   }
 
   private freeParts(): void {
-    for (const address of this.addresses.values()) this.device.free(address);
+    for (const address of this.addresses.values()) {
+      if (this.host) this.device.freePinned(BigInt(address));
+      else this.device.free(address);
+    }
     this.addresses.clear();
   }
 }

@@ -1,10 +1,21 @@
 // Token vectors and row gathers. T: type of activations; W: type of the table.
+// V elements a thread at a time (-DV): the table may be in host memory, where single accesses are slow.
 KERNEL embedding(i64 d, i64 vocab, int transposed, const W* table, const int* ids, float scale, T* out) {
   const i64 t = blockIdx.x;
   const int id = ids[t];
   const bool known = id >= 0 && id < vocab;
-  for (i64 j = threadIdx.x; j < d; j += blockDim.x)
-    out[t * d + j] = from_float<T>(known ? scale * to_float(table[transposed ? j * vocab + id : (i64)id * d + j]) : 0.0f);
+  if (transposed || !known) {
+    for (i64 j = threadIdx.x; j < d; j += blockDim.x)
+      out[t * d + j] = from_float<T>(known ? scale * to_float(table[j * vocab + id]) : 0.0f);
+    return;
+  }
+  for (i64 j = (i64)threadIdx.x * V; j < d; j += (i64)blockDim.x * V) {
+    const Pack<W, V> p = load_pack<V>(table + (i64)id * d + j);
+    Pack<T, V> y;
+#pragma unroll
+    for (int k = 0; k < V; k++) y.v[k] = from_float<T>(scale * to_float(p.v[k]));
+    store_pack<V>(out + t * d + j, y);
+  }
 }
 
 // One block a token; the first token with an id adds up all rows of that id, in order. dW holds acc already.
