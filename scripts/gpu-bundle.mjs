@@ -34,7 +34,7 @@ const compiled = join(bundle, "dist");
 run(process.execPath, [tsc, "-p", root, "--outDir", compiled, "--tsBuildInfoFile", state], { mayFail: true });
 cpSync(compiled, join(app, "dist"), { recursive: true, filter: (path) => !/\.(d\.ts|map)$/.test(path) });
 cpSync(join(root, "src/backends/cuda/kernels"), join(app, "dist/backends/cuda/kernels"), { recursive: true });
-for (const path of ["package.json", "tests/fixtures", "bench", "scripts", "prebuilds", "build/native"]) {
+for (const path of ["package.json", "tests/fixtures", "bench", "models", "scripts", "prebuilds", "build/native"]) {
   if (existsSync(join(root, path))) cpSync(join(root, path), join(app, path), { recursive: true });
 }
 

@@ -1,0 +1,62 @@
+// Exact answers of the embedded model after the quickstart's training on the GPU: QLoRA against LoRA on 16-bit weights.
+import { mkdtempSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { load, result, seconds } from "./lib.mjs";
+
+const { openDevice } = await load("api/device.js");
+const { FastLanguageModel } = await load("api/fast-language-model.js");
+const { Dataset } = await load("data/index.js");
+const { SFTTrainer } = await load("train/index.js");
+const { accuracy, answerProblems } = await load("quickstart/evaluate.js");
+const { generateProblems } = await load("quickstart/problems.js");
+const { EMBEDDED_MODEL } = await load("quickstart/quickstart.js");
+
+const SEED = 3407;
+const folder = mkdtempSync(join(tmpdir(), "bench-quickstart-"));
+const { train, test } = generateProblems({ train: 2000, test: 200, seed: SEED });
+const file = join(folder, "train.jsonl");
+writeFileSync(file, train.map(({ row }) => `${JSON.stringify(row)}\n`).join(""));
+
+for (const [who, options] of [
+  ["QLoRA (NF4)", { loadIn4bit: true }],
+  ["LoRA, 8-bit weights", { loadIn8bit: true }],
+  ["LoRA, 16-bit weights", { loadIn16bit: true }],
+]) {
+  const from = performance.now();
+  const backend = await openDevice({ device: "cuda" });
+  const load = { modelName: EMBEDDED_MODEL, maxSeqLength: 512, backend, ...options };
+  const { model: base, tokenizer } = await FastLanguageModel.fromPretrained(load);
+  const model = await FastLanguageModel.getPeftModel(base, { r: 16, loraAlpha: 64, randomState: SEED });
+  const trainer = new SFTTrainer({
+    model,
+    tokenizer,
+    trainDataset: await Dataset.fromJsonl(file),
+    packing: true,
+    assistantOnlyLoss: true,
+    args: {
+      outputDir: folder,
+      perDeviceTrainBatchSize: 2,
+      numTrainEpochs: 1.5,
+      learningRate: 2e-3,
+      lrSchedulerType: "cosine",
+      warmupSteps: 5,
+      optim: "adamw_8bit",
+      saveStrategy: "no",
+      seed: SEED,
+      logLevel: "error",
+    },
+  });
+  await trainer.train();
+  const trained = performance.now();
+  const samples = await answerProblems(base, tokenizer, test, () => undefined);
+  const numbers = {
+    accuracy: accuracy(samples),
+    trainSeconds: (trained - from) / 1000,
+    answerSeconds: (performance.now() - trained) / 1000,
+  };
+  console.log(`${seconds()} s: ${who}: ${(100 * numbers.accuracy).toFixed(1)}%`);
+  result("quickstart", { who, problems: test.length, ...numbers });
+  trainer.dispose();
+  backend.dispose();
+}
