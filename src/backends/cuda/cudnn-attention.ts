@@ -2,6 +2,7 @@ import { Cudnn, type CudnnPlan, HostNumbers } from "./cudnn.ts";
 import type { OperationGraph, SdpaShape } from "./cudnn-graph.ts";
 import type { CudaDevice } from "./device.ts";
 import { CUDNN, loadLibrary } from "./library.ts";
+import { compileCached } from "./nvrtc.ts";
 import { SequenceArrays } from "./sequence-arrays.ts";
 
 /** Hopper's engines are what was measured; others have no deterministic gradient of packed sequences, or other rules. */
@@ -25,10 +26,12 @@ export class CudnnAttention {
   readonly cudnn: Cudnn;
   readonly arrays: SequenceArrays;
   private readonly plans = new Map<string, CudnnPlan | null>();
+  private readonly device: CudaDevice;
   private readonly numbers = new HostNumbers();
 
   /** Throws CudaError when the library does not start or is too old. */
   constructor(device: CudaDevice) {
+    this.device = device;
     this.cudnn = new Cudnn(device.stream, OLDEST);
     this.arrays = new SequenceArrays(device);
   }
@@ -40,7 +43,7 @@ export class CudnnAttention {
     if (plan !== undefined) return plan;
     plan = null;
     try {
-      const found = this.cudnn.plan(graph(shape));
+      const found = this.planned(graph(shape));
       if (found.workspaceBytes <= scratch) plan = found;
       else note(key, `its plan needs ${found.workspaceBytes} bytes of memory, there are ${scratch}`);
     } catch (error) {
@@ -48,6 +51,25 @@ export class CudnnAttention {
     }
     this.plans.set(key, plan);
     return plan;
+  }
+
+  /** A plan from the cache of compiled kernels, where it is put the first time. */
+  private planned(graph: OperationGraph): CudnnPlan {
+    const { cudnn } = this;
+    const { info } = this.device;
+    const version = [Math.floor(cudnn.version / 100), cudnn.version % 100] as const;
+    let made: CudnnPlan | undefined;
+    const compile = (): Uint8Array => {
+      made = cudnn.plan(graph);
+      return cudnn.serialize(made);
+    };
+    const source = JSON.stringify([graph, info]);
+    const text = compileCached({ version, compile }, source, "cudnn", info.computeCapability, []);
+    try {
+      return cudnn.restore(text, graph);
+    } catch {
+      return made ?? cudnn.plan(graph);
+    }
   }
 
   /** The address of a number in host memory. */

@@ -13,7 +13,7 @@ const DESCRIPTOR = {
 } as const; // biome-ignore format: a table
 const TYPE = {
   handle: 0, dataType: 1, boolean: 2, int64: 3, pointer: 6, heuristicMode: 8, pointwiseMode: 14, descriptor: 15,
-  reductionMode: 18,
+  reductionMode: 18, text: 24,
 } as const; // biome-ignore format: a table
 const POINTWISE = { mode: 0, mathType: 1, axis: 9 } as const;
 const POINTWISE_OP = { descriptor: 750, x: 751, b: 752, y: 753, t: 758 } as const;
@@ -27,7 +27,7 @@ const TENSOR = {
 } as const; // biome-ignore format: a table
 const GRAPH = { handle: 800, ops: 801 } as const;
 const HEURISTICS = { mode: 200, graph: 201, results: 202 } as const;
-const PLAN = { handle: 400, config: 401, workspace: 402 } as const;
+const PLAN = { handle: 400, config: 401, workspace: 402, json: 405 } as const;
 const PACK = { uids: 1000, pointers: 1001, workspace: 1003 } as const;
 
 const DATA_TYPE: Record<GraphTensor["type"], number> = { f32: 0, f16: 2, i32: 4, bf16: 9, bool: 11 };
@@ -93,12 +93,26 @@ export class Cudnn {
     let failure: unknown;
     for (const config of this.configs(graph)) {
       try {
-        return { ...this.finished(config), uids: tensors.filter((x) => !x.virtual).map(({ uid }) => uid) };
+        return this.finished(tensors, (set) => set(PLAN.config, TYPE.descriptor, BigUint64Array.of(config)));
       } catch (error) {
         failure ??= error;
       }
     }
     throw failure ?? new CudaError(`cuDNN ${this.version} has no engine for this graph`);
+  }
+
+  /** A plan with its compiled kernels as text, for this version of cuDNN on this kind of card. */
+  serialize({ descriptor }: CudnnPlan): Uint8Array {
+    const size = new BigInt64Array(1);
+    this.call("get", descriptor, PLAN.json, TYPE.text, 0, size, null);
+    const text = new Uint8Array(Number(size[0]));
+    this.call("get", descriptor, PLAN.json, TYPE.text, text.length, size, text);
+    return text;
+  }
+
+  /** A serialized plan of a graph, without planning and compiling again. */
+  restore(text: Uint8Array, { tensors }: OperationGraph): CudnnPlan {
+    return this.finished(tensors, (set) => set(PLAN.json, TYPE.text, text));
   }
 
   /** Enqueue a plan. `pointers`: of the plan's tensors, by uid; into host memory for those given by value. */
@@ -188,14 +202,15 @@ export class Cudnn {
     return [...configs.subarray(0, Math.min(MOST_CONFIGS, Number(found[0])))];
   }
 
-  private finished(config: Handle): Omit<CudnnPlan, "uids"> {
+  private finished(tensors: readonly GraphTensor[], fill: (set: Setter) => void): CudnnPlan {
     const descriptor = this.make(DESCRIPTOR.plan, (set) => {
       set(PLAN.handle, TYPE.handle, BigUint64Array.of(this.handle));
-      set(PLAN.config, TYPE.descriptor, BigUint64Array.of(config));
+      fill(set);
     });
     const bytes = new BigInt64Array(1);
     this.call("get", descriptor, PLAN.workspace, TYPE.int64, 1, new BigInt64Array(1), bytes);
-    return { descriptor, workspaceBytes: Number(bytes[0]) };
+    const uids = tensors.filter((tensor) => !tensor.virtual).map(({ uid }) => uid);
+    return { descriptor, workspaceBytes: Number(bytes[0]), uids };
   }
 
   /** A finalized descriptor, kept until this is disposed: those made from it refer to it. */
