@@ -89,23 +89,24 @@ export function collateUnpaired(answers: readonly ScoredAnswer[], options: Unpai
       signs: vectorInput(Float32Array.from(answers, ({ label }) => (label ? 1 : -1))),
       weights: vectorInput(Float32Array.from(answers, weightOf)),
       ...(scored && { reference: reference(0) }),
-      ...(options.mismatched && mismatchedStream(rows, options.maxLength)),
+      ...(options.mismatched && mismatchedStream(answers, options.maxLength)),
       ...(options.mismatched && scored && { "kl.reference": reference(1) }),
     },
   };
 }
 
 /** Each prompt with the answer before it, the first with the last one's: TRL's estimate of how far the model has moved. */
-export function mismatched(rows: readonly TokenizedRow[], maxLength: number | null): TokenizedRow[] {
-  return rows.map((row, i) => {
-    const ids = [...promptOf(row), ...answerOf(rows.at(i - 1)!)];
+export function mismatched(answers: readonly LabelledAnswer[], maxLength: number | null): TokenizedRow[] {
+  return answers.map(({ row }, i) => {
+    const prompt = row.inputIds.subarray(0, row.inputIds.length - answerLength(row));
+    const ids = [...prompt, ...answers.at(i - 1)!.answer];
     const inputIds = Int32Array.from(maxLength === null ? ids : ids.slice(0, maxLength));
-    return { inputIds, labels: Int32Array.from(inputIds).fill(IGNORE_INDEX, 0, promptOf(row).length) };
+    return { inputIds, labels: Int32Array.from(inputIds).fill(IGNORE_INDEX, 0, prompt.length) };
   });
 }
 
-function mismatchedStream(rows: readonly TokenizedRow[], maxLength: number | null): Record<string, BatchInput> {
-  const others = mismatched(rows, maxLength);
+function mismatchedStream(answers: readonly LabelledAnswer[], maxLength: number | null): Record<string, BatchInput> {
+  const others = mismatched(answers, maxLength);
   const { inputIds, positions, seqStart, seqEnd, labels } = collate(others.map((row) => [row]));
   const { segments } = answerTokens(others, inputIds.length);
   const all = { ids: inputIds, positions, seqStart, seqEnd, labels, segments };
@@ -116,9 +117,6 @@ function mismatchedStream(rows: readonly TokenizedRow[], maxLength: number | nul
 export function answerLength({ labels }: TokenizedRow): number {
   return labels.reduce((count, label) => count + Number(label !== IGNORE_INDEX), 0);
 }
-
-const promptOf = (row: TokenizedRow): Int32Array => row.inputIds.subarray(0, row.inputIds.length - answerLength(row));
-const answerOf = (row: TokenizedRow): Int32Array => row.inputIds.subarray(row.inputIds.length - answerLength(row));
 
 /** For each token the sequence whose answer it predicts, or −1; and how many there are a sequence. */
 function answerTokens(rows: readonly TokenizedRow[], length: number): { segments: Int32Array; targets: Float32Array } {

@@ -55,6 +55,8 @@ export interface PreferencePair {
 /** A prompt with one answer; `label`: it is wanted. */
 export interface LabelledAnswer {
   readonly row: TokenizedRow;
+  /** The answer's tokens, those included that `maxLength` has cut from the row. */
+  readonly answer: Int32Array;
   readonly label: boolean;
 }
 
@@ -156,7 +158,7 @@ class PreferenceRecipe {
       const example = readPreference(located);
       const kept = this.#answers(example, [example.chosen, example.rejected], located.where);
       if (kept === null) return null;
-      const [chosen, rejected] = kept as [TokenizedRow, TokenizedRow];
+      const [chosen, rejected] = kept.map(({ row }) => row) as [TokenizedRow, TokenizedRow];
       if (sameIds(chosen, rejected)) return this.#drop("equal", located.where);
       return { chosen: this.#keep(chosen), rejected: this.#keep(rejected) };
     });
@@ -191,7 +193,7 @@ class PreferenceRecipe {
 
   #single(example: UnpairedExample, where: string): LabelledAnswer | null {
     const kept = this.#answers(example, [example.completion], where);
-    return kept && { row: this.#keep(kept[0]!), label: example.label };
+    return kept && { row: this.#keep(kept[0]!.row), answer: kept[0]!.answer, label: example.label };
   }
 
   /** Each answer with its prompt, cut to size; null if one is empty or cut away. */
@@ -199,7 +201,7 @@ class PreferenceRecipe {
     example: PromptExample,
     answers: readonly (string | readonly ChatMessage[])[],
     where: string,
-  ): TokenizedRow[] | null {
+  ): { row: TokenizedRow; answer: Int32Array }[] | null {
     this.report.rows++;
     if (answers.some(isEmpty)) return this.#drop("empty", where);
     const { answerTokens = "prefix" } = this.#options;
@@ -213,15 +215,16 @@ class PreferenceRecipe {
             answerTokens,
           );
     if (moved) this.report.movedBoundaries++;
-    const rows = sequences.map((sequence) => this.#cut(sequence));
-    return rows.some((row) => countTargets(row) === 0) ? this.#drop("cut", where) : rows;
+    const cut = sequences.map((sequence) => this.#cut(sequence));
+    return cut.some(({ row }) => countTargets(row) === 0) ? this.#drop("cut", where) : cut;
   }
 
-  #cut({ ids, promptLength }: AnswerIds): TokenizedRow {
+  #cut({ ids, promptLength }: AnswerIds): { row: TokenizedRow; answer: Int32Array } {
     const { maxLength, maxPromptLength, maxCompletionLength, truncationMode = "keep_start" } = this.#options;
     const prompt = maxPromptLength ? Math.min(promptLength, maxPromptLength) : promptLength;
     const end = maxCompletionLength ? Math.min(ids.length, promptLength + maxCompletionLength) : ids.length;
     let inputIds = Int32Array.from(ids.slice(promptLength - prompt, end));
+    const answer = inputIds.subarray(prompt);
     let labels = Int32Array.from(inputIds).fill(IGNORE_INDEX, 0, prompt);
     if (maxLength && inputIds.length > maxLength) {
       const range: [number, number?] = truncationMode === "keep_end" ? [-maxLength] : [0, maxLength];
@@ -230,7 +233,7 @@ class PreferenceRecipe {
     const lost = ids.length - inputIds.length;
     if (lost > 0) this.report.truncated++;
     this.report.tokensCut += lost;
-    return { inputIds, labels };
+    return { row: { inputIds, labels }, answer };
   }
 
   #keep(row: TokenizedRow): TokenizedRow {

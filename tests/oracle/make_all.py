@@ -9,6 +9,7 @@ import gguf_types
 import lora_variants
 import make_peft_variants
 import make_reward
+import make_preference
 import make_preference_rows
 import make_rl_grpo
 import make_trainer
@@ -34,6 +35,7 @@ PARTS = {
     "trainer": make_trainer,
     "rl_grpo": make_rl_grpo,
     "preference_rows": make_preference_rows,
+    "preference": make_preference,
     "reward": make_reward,
 }
 

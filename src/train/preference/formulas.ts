@@ -31,13 +31,12 @@ export const squaredError = (x: Value, c: number): Value => unary("square", shif
 export function sorted(ctx: LossContext, x: Value): Value {
   const earlier = ctx.input("earlier");
   const zeros = scale(earlier, 0);
-  const values = detach(x);
-  const own = expandTo(values, earlier, "column");
-  const others = rowOf(zeros, values);
+  const own = expandTo(x, earlier, "column");
+  const others = rowOf(zeros, x);
   const ties = mul(binary("equal", own, others), earlier);
   const places = sumRows(add(binary("greater", own, others), ties));
   // Row k has a 1 in the column of the element whose place k is.
-  const moves = binary("equal", expandTo(ctx.input("order"), earlier, "column"), rowOf(zeros, places));
+  const moves = detach(binary("equal", expandTo(ctx.input("order"), earlier, "column"), rowOf(zeros, places)));
   return sumRows(apply1(binaryOp, [moves, x], { kind: "mul", aSpread: "full", bSpread: "row" }));
 }
 
