@@ -7,6 +7,7 @@ import { cpus, tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
+import { SMOLLM2_135M } from "./shapes.mjs";
 
 const { values: o } = parseArgs({
   options: {
@@ -19,25 +20,6 @@ const { values: o } = parseArgs({
 });
 const here = fileURLToPath(new URL(".", import.meta.url));
 const folder = join(tmpdir(), "unsloth-bench-smollm2-135m");
-
-export const SMOLLM2_135M = {
-  architectures: ["LlamaForCausalLM"],
-  model_type: "llama",
-  vocab_size: 49152,
-  hidden_size: 576,
-  intermediate_size: 1536,
-  num_hidden_layers: 30,
-  num_attention_heads: 9,
-  num_key_value_heads: 3,
-  max_position_embeddings: 8192,
-  rms_norm_eps: 1e-5,
-  rope_theta: 100000,
-  hidden_act: "silu",
-  tie_word_embeddings: true,
-  initializer_range: 0.041666666666666664,
-  bos_token_id: 1,
-  eos_token_id: 2,
-};
 
 if (!existsSync(join(folder, "model.safetensors"))) {
   const { openCpuBackend, createRandomModel, saveModel } = await import("../dist/index.js");
@@ -71,11 +53,8 @@ const contenders = {
   "this project, NF4": () => measure(process.execPath, [join(here, "ours-cpu.mjs"), ...common, "--load-in-4bit"]),
   "this project, checkpointing": () =>
     measure(process.execPath, [join(here, "ours-cpu.mjs"), ...common, "--checkpointing", "true"]),
-  "transformers + peft": () =>
-    measure(o.python, [join(here, "peft_cpu.py"), ...common], {
-      OPENBLAS_CORETYPE: undefined,
-      OPENBLAS_L2_SIZE: undefined,
-    }),
+  "transformers + peft": () => measure(o.python, [join(here, "peft_cpu.py"), ...common]),
+  "transformers + peft, heap kept": () => measure(o.python, [join(here, "peft_cpu.py"), ...common, "--keep-memory"]),
 };
 const results = Object.fromEntries(Object.keys(contenders).map((name) => [name, []]));
 for (let round = 0; round < Number(o.rounds); round++) {
