@@ -1,6 +1,6 @@
 // Decoding at Llama-3-8B's shapes with random weights, on one GPU:
 //   node bench/decode_gpu.mjs [--batch 1,16,64] [--prompt 128,2048] [--new 128] [--models nf4+lora,nf4,bf16] [--layers 32]
-//                             [--table 0] [--transformers PYTHON]
+//                             [--table 0] [--overlap on|off] [--transformers PYTHON]
 // Prints a line for each case: tokens/s while decoding (prefill apart), the time of a step, and its share of what memory
 // bandwidth allows (all weights and the cache once a step, at 3.0 TB/s: what a copy reaches on an H100). The last line is
 // JSON. --table: so many lines of kernel times for the first case of each model; --transformers: bench/decode_gpu.py with
@@ -12,7 +12,7 @@ import { parseArgs } from "node:util";
 
 const dist = new URL("../dist/", import.meta.url);
 const load = (path) => import(new URL(path, dist).href);
-const { CudaBackend } = await load("backends/cuda/index.js").then(() => load("backends/cuda/backend.js"));
+const { CudaBackend } = await load("backends/cuda/index.js");
 const { parseConfig } = await load("models/family.js");
 const { CausalLM } = await load("models/model.js");
 const { parameterSpecs } = await load("models/parameters.js");
@@ -28,6 +28,7 @@ const { values: flags } = parseArgs({
     models: { type: "string", default: "nf4+lora,nf4,bf16" },
     layers: { type: "string", default: "32" },
     table: { type: "string", default: "0" },
+    overlap: { type: "string", default: "on" },
     transformers: { type: "string" },
   },
 });
@@ -144,6 +145,7 @@ async function kernelTable(session, lines) {
 
 const backend = new CudaBackend({ computeDtype: "bf16" });
 print(`${backend.description}; driver ${backend.device.driver.version}`);
+if (flags.overlap === "off") backend.device.overlapping = null;
 const results = [];
 for (const kind of flags.models.split(",")) {
   const model = randomModel(backend, kind.startsWith("nf4"));

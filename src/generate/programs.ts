@@ -6,7 +6,7 @@ import type { CausalLM } from "../models/model.ts";
 import { attention } from "../ops/attention.ts";
 import { attentionCached, kvWrite } from "../ops/cache.ts";
 import { selectRows } from "../ops/embedding.ts";
-import { groupProducts } from "../ops/matmul-group.ts";
+import { fuseDecoding } from "../ops/fuse-decoding.ts";
 import { SAMPLING_SETTINGS, sample } from "../ops/sampling.ts";
 
 /** A layer's keys and values: [sequences·maxLength, kvHeads·headDim] each. */
@@ -78,7 +78,7 @@ export function compileExtend(spec: CacheSpec, count: number, ends: number | nul
   });
   const wanted = ends === null ? hidden : selectRows(hidden, graph.input("last", "i32", [ends]));
   giveHead(trace, wanted, head);
-  if (model.backend.groupsProducts && ends === null) groupProducts(graph);
+  if (model.backend.groupsProducts && ends === null) fuseDecoding(graph);
   return compile(model, graph, ends === null ? `decode, ${count} sequences` : `extend, ${count} tokens`);
 }
 

@@ -1,13 +1,18 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { DecodingSession } from "../../generate/session.ts";
 import { Graph, type Value } from "../../graph/graph.ts";
 import { plan } from "../../graph/plan.ts";
 import type { DType, FloatDType } from "../../graph/types.ts";
+import type { LoraPair } from "../../models/adapter.ts";
+import { CausalLM } from "../../models/model.ts";
 import { attentionCached, kvWrite } from "../../ops/cache.ts";
 import { cast } from "../../ops/cast.ts";
+import { fuseDecoding } from "../../ops/fuse-decoding.ts";
 import { linear, matmul } from "../../ops/matmul.ts";
-import { groupProducts } from "../../ops/matmul-group.ts";
+import { sample } from "../../ops/sampling.ts";
 import { randomFloats, relativeError } from "../../testing/kernels.ts";
+import { tinyModel } from "../../testing/tiny-model.ts";
 import type { Backend, DeviceTensor, HostArray } from "../backend.ts";
 import { openCpuBackend } from "../cpu/backend.ts";
 import { gpu, skip } from "./gpu.test.support.ts";
@@ -20,7 +25,7 @@ async function compute(
 ): Promise<Record<string, Float32Array>> {
   const graph = new Graph();
   build(graph);
-  if (backend.groupsProducts) groupProducts(graph);
+  if (backend.groupsProducts) fuseDecoding(graph);
   backend.poison = true;
   const executable = backend.compile(plan(graph, { workspaceOf: backend.workspaceOf, rates: backend.rates }));
   backend.poison = false;
@@ -164,3 +169,117 @@ for (const [heads, kvHeads, headDim] of [
     });
   }
 }
+
+/** A model with the same numbers on any backend: linears in `dtype` with a LoRA on each, all else f32. */
+async function sameModel(backend: Backend, modelType: string, dtype: "nf4" | "bf16"): Promise<CausalLM> {
+  using cpu = await openCpuBackend({ threads: 1 });
+  const shape = { hidden_size: 128, intermediate_size: 320, head_dim: 32, vocab_size: 203 };
+  const source = tinyModel(cpu, modelType, shape);
+  const parameters = new Map<string, DeviceTensor>();
+  const tensors: DeviceTensor[] = [];
+  for (const [name, tensor] of source.parameters) {
+    const values = new Float32Array((await tensor.read()).slice().buffer);
+    const linear = /_proj\.weight$/.test(name);
+    const copy = backend.createTensor(name, linear ? dtype : "f32", tensor.shape, {
+      role: "weight",
+      doubleQuant: true,
+    });
+    if (linear && dtype === "nf4") {
+      backend.quantize(copy, "f32", (target, at) => target.set(bytes(values).subarray(at, at + target.length)));
+    } else if (linear) {
+      copy.write(bytes(Uint16Array.from(new Uint16Array(values.buffer).filter((_, i) => i % 2 === 1))));
+    } else copy.write(bytes(values));
+    parameters.set(name, copy);
+  }
+  const { config, hfConfig } = source;
+  const model = new CausalLM({ backend, config, hfConfig, parameters, nameOrPath: "tiny" });
+  const pairs = new Map<string, LoraPair>();
+  const half = (shape: [number, number], seed: number): DeviceTensor => {
+    const tensor = backend.createTensor("lora", "f32", shape, { role: "adapter" });
+    tensor.write(bytes(randomFloats(shape[0] * shape[1], seed).map((x) => x / Math.sqrt(shape[1]))));
+    tensors.push(tensor);
+    return tensor;
+  };
+  for (const [name, { shape }] of parameters) {
+    if (!/_proj\.weight$/.test(name)) continue;
+    const [out, deep] = shape as [number, number];
+    const seed = pairs.size;
+    const pair = { a: half([8, deep], seed), b: half([out, 8], 1000 + seed), scale: 0.5, dropout: 0 };
+    pairs.set(name.replace(/\.weight$/, ""), pair);
+  }
+  model.adapter = { lora: (path) => pairs.get(path), loraEmbedding: () => undefined, replacement: () => undefined };
+  return model;
+}
+
+for (const modelType of ["llama", "qwen2", "qwen3", "gemma2"]) {
+  for (const dtype of ["nf4", "bf16"] as const) {
+    test(`decoding ${modelType} with ${dtype} weights and a LoRA follows the CPU's (CUDA)`, { skip }, async () => {
+      using cpu = await openCpuBackend({ threads: 4 });
+      for (const batch of [1, 3, 20]) {
+        const run = async (backend: Backend): Promise<Float32Array[]> => {
+          using model = await sameModel(backend, modelType, dtype);
+          using session = new DecodingSession(model, batch, 90);
+          const prompts = Array.from({ length: batch }, (_, i) =>
+            Array.from({ length: 5 + ((7 * i) % 70) }, (_, t) => (13 * t + i) % 203),
+          );
+          const logits = await session.prefill(prompts);
+          for (let step = 0; step < 4; step++) {
+            const next = prompts.map((_, i) => (i === 1 && step > 1 ? null : (17 * step + i) % 203));
+            const rows = await session.decode(next);
+            logits.push(...rows.filter((_, i) => next[i] !== null).map((row) => row.slice()));
+          }
+          return logits;
+        };
+        const [got, want] = [await run(gpu("bf16")), await run(cpu)];
+        got.forEach((row, i) => {
+          const error = relativeError(row, want[i]!);
+          assert.ok(error <= 6e-2, `${batch} sequences, row ${i}: relative error ${error}`);
+        });
+      }
+    });
+  }
+}
+
+test("draws are the CPU's but for ties by rounding (CUDA)", { skip }, async () => {
+  using cpu = await openCpuBackend({ threads: 4 });
+  const [n, vocab] = [24, 50_021];
+  for (const settings of [
+    [0, 0, 1, 0, 1],
+    [1, 0, 1, 0, 1],
+    [0.7, 40, 0.9, 0.01, 1],
+    [1.3, 1000, 1, 0, 1.2],
+    [1, 0, 0.95, 0, 1.2],
+  ]) {
+    const inputs = {
+      logits: randomFloats(n * vocab, 3).map((x) => 8 * x),
+      settings: Float32Array.from(settings),
+      draws: Uint32Array.from({ length: 4 * n }, (_, i) => [5, 1, i >> 2, 9][i % 4]!),
+      rows: Int32Array.from({ length: n }, (_, i) => (i === 3 ? -1 : n - 1 - i)),
+    };
+    const run = async (backend: Backend) => {
+      const words = Math.ceil(vocab / 32);
+      const seen = backend.createTensor("seen", "u32", [n, words], { role: "cache" });
+      seen.write(new Uint8Array(Uint32Array.from({ length: n * words }, (_, i) => (i * 2654435761) >>> 0).buffer));
+      const graph = new Graph();
+      const chosen = sample(graph.input("logits", "f32", [n, vocab]), {
+        settings: graph.input("settings", "f32", [5]),
+        draws: graph.input("draws", "u32", [4 * n]),
+        rows: graph.input("rows", "i32", [n]),
+        seen: graph.use(seen, { mutable: true }),
+      });
+      graph.output("chosen", chosen);
+      const executable = backend.compile(plan(graph, { workspaceOf: backend.workspaceOf, rates: backend.rates }));
+      const result = (await executable.execute(inputs)).chosen!;
+      const marked = await seen.read();
+      executable.dispose();
+      seen.dispose();
+      return { result, marked };
+    };
+    const [got, want] = [await run(gpu("f32")), await run(cpu)];
+    const same = got.result.subarray(0, n).filter((token, i) => token === want.result[i]).length;
+    assert.ok(same >= n - 1, `${settings}: ${same} of ${n} the same`);
+    if (same < n) continue;
+    assert.ok(relativeError(got.result.subarray(n), want.result.subarray(n)) <= 1e-5);
+    assert.deepEqual(got.marked, want.marked);
+  }
+});

@@ -4,6 +4,7 @@ import { type DeviceInfo, type DevicePointer, Driver, type Handle } from "./driv
 import { CudaError, CudaOutOfMemoryError, CudaUnavailableError } from "./errors.ts";
 import { type Defines, type KernelArgument, Kernels, packArguments } from "./kernels.ts";
 import { Nvrtc } from "./nvrtc.ts";
+import { OverlappingLaunches } from "./overlap.ts";
 
 /** A kernel and how many threads run it. */
 export interface Launch {
@@ -14,6 +15,8 @@ export interface Launch {
   readonly grid: readonly [number, number?, number?];
   readonly threads: number;
   readonly sharedBytes?: number;
+  /** The kernel waits by itself for the one in front of it (overlap.ts). */
+  readonly overlap?: boolean;
   readonly args: readonly KernelArgument[];
 }
 
@@ -48,6 +51,7 @@ export class CudaDevice {
   private readonly argumentExtra: bigint;
   private readonly argumentSize: DataView;
   private readonly productWorkspace: DevicePointer;
+  private readonly overlapping: OverlappingLaunches | null;
   private disposed = false;
 
   /** Throws CudaUnavailableError when there is no driver, no such card, or a library is missing. */
@@ -68,6 +72,7 @@ export class CudaDevice {
     this.nvrtc = new Nvrtc();
     this.kernels = new Kernels(this.driver, this.nvrtc, info.computeCapability);
     this.stream = this.driver.create("cuStreamCreate", STREAM_NON_BLOCKING);
+    this.overlapping = OverlappingLaunches.for(this.driver, info.computeCapability, this.stream);
     this.copyStream = this.driver.create("cuStreamCreate", STREAM_NON_BLOCKING);
     this.lt = new CublasLt();
     this.productWorkspace = this.alloc(PRODUCT_WORKSPACE);
@@ -172,7 +177,7 @@ export class CudaDevice {
 
   /** A launch ready to be enqueued any number of times: compiled, its arguments packed. */
   prepare(launch: Launch): Command {
-    const { file, defines, kernel, grid, threads, sharedBytes = 0 } = launch;
+    const { file, defines, kernel, grid, threads, sharedBytes = 0, overlap = false } = launch;
     const code = this.kernels.function(file, defines, kernel, sharedBytes);
     const packed = packArguments(launch.args);
     const [x, y = 1, z = 1] = grid;
@@ -181,7 +186,10 @@ export class CudaDevice {
       this.argumentMemory.set(packed);
       this.argumentSize.setBigUint64(0, BigInt(packed.byteLength), true);
       const size = [x, y, z, threads, 1, 1, sharedBytes] as const;
-      const status = this.driver.try("cuLaunchKernel", code, ...size, this.stream, null, this.argumentExtra);
+      const status =
+        overlap && this.overlapping
+          ? this.overlapping.launch(code, [x, y, z], threads, sharedBytes, this.argumentExtra)
+          : this.driver.try("cuLaunchKernel", code, ...size, this.stream, null, this.argumentExtra);
       if (status !== 0) throw this.driver.failure(`launch of ${kernel}`, status);
     };
   }

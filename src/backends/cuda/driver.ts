@@ -44,6 +44,7 @@ const SIGNATURES = {
   cuFuncSetAttribute: "int cuFuncSetAttribute(uint64_t, int, int)",
   cuLaunchKernel:
     "int cuLaunchKernel(uint64_t, unsigned int, unsigned int, unsigned int, unsigned int, unsigned int, unsigned int, unsigned int, uint64_t, void*, uint64_t)",
+  cuLaunchKernelEx: "int cuLaunchKernelEx(uint64_t, uint64_t, void*, uint64_t)",
   cuStreamCreate: "int cuStreamCreate(void*, unsigned int)",
   cuStreamDestroy: "int cuStreamDestroy_v2(uint64_t)",
   cuStreamSynchronize: "int cuStreamSynchronize(uint64_t)",
@@ -62,6 +63,8 @@ const SIGNATURES = {
 } as const;
 
 type Name = keyof typeof SIGNATURES;
+/** Functions that older drivers do not have: see `has`. */
+const OPTIONAL: ReadonlySet<string> = new Set<Name>(["cuLaunchKernelEx"]);
 type Argument = number | bigint | string | ArrayBufferView | null;
 type Call = (...args: Argument[]) => number;
 
@@ -81,7 +84,14 @@ export class Driver {
     this.path = path;
     const bind = (signature: string): Call => handle.func(signature) as unknown as Call;
     this.calls = Object.fromEntries(
-      Object.entries(SIGNATURES).map(([name, signature]) => [name, bind(signature)]),
+      Object.entries(SIGNATURES).flatMap(([name, signature]) => {
+        try {
+          return [[name, bind(signature)]];
+        } catch (error) {
+          if (OPTIONAL.has(name)) return [];
+          throw error;
+        }
+      }),
     ) as Record<Name, Call>;
     const text = bind("int cuGetErrorString(int, void*)");
     this.errorText = (status) => {
@@ -100,6 +110,11 @@ export class Driver {
     const version = new Int32Array(1);
     this.call("cuDriverGetVersion", version);
     this.version = version[0]!;
+  }
+
+  /** Whether this driver has a function that older ones lack. */
+  has(name: Name): boolean {
+    return this.calls[name] !== undefined;
   }
 
   /** The status of a call. */

@@ -1,5 +1,6 @@
 import type { Node, Value } from "../../graph/graph.ts";
 import { GraphError } from "../../graph/types.ts";
+import { membersOf } from "../../ops/fused-step.ts";
 import { cType, float, int, type KernelArgument, long, pointer } from "./kernels.ts";
 import { colsOf, floatOf, type Lower, type Lowering, number, rowsOf, rowThreads, typed } from "./lowering.ts";
 
@@ -11,6 +12,7 @@ const MOST_ROWS = { nf4: 64, bf16: 32 } as const;
 const NARROW = 256;
 const FEATURES = 16;
 const WARPS = 8;
+const GLU_ACTIVATIONS = ["silu", "geluTanh", "gelu"];
 
 const MAX_HEAD_DIM = 256;
 /** Query heads that a block of attention takes together. */
@@ -30,6 +32,7 @@ export const LOWER_DECODE: Readonly<Record<string, Lower>> = {
       kernel: "kv_write",
       grid: [rowsOf(x)],
       threads: rowThreads(colsOf(x)),
+      overlap: true,
       args: [long(colsOf(x)), long(rowsOf(cache)), ...pointers],
     });
   },
@@ -55,6 +58,7 @@ export const LOWER_DECODE: Readonly<Record<string, Lower>> = {
       kernel: "attention_cached",
       grid: [blocks, tokens, splits],
       threads: 128,
+      overlap: true,
       args: [
         int(heads!), int(kvHeads!), ...pointers, int(maxLength!), ...visible,
         float(scale!), int(window!), float(softcap!), int(splits), ...ends,
@@ -67,6 +71,7 @@ export const LOWER_DECODE: Readonly<Record<string, Lower>> = {
       kernel: "attention_join",
       grid: [heads!, tokens],
       threads: 32 * Math.ceil(D! / 32),
+      overlap: true,
       args: [int(heads!), int(maxLength!), ...visible, int(window!), int(splits), ...ends],
     });
   },
@@ -79,6 +84,7 @@ export const LOWER_DECODE: Readonly<Record<string, Lower>> = {
       kernel: "sample",
       grid: [rowsOf(logits)],
       threads: 1024,
+      overlap: true,
       args: [
         int(rowsOf(logits)), int(colsOf(logits)), ...pointers, int(seen ? rowsOf(seen) : 0),
         pointer(to.address(node.outputs[0])),
@@ -90,6 +96,21 @@ export const LOWER_DECODE: Readonly<Record<string, Lower>> = {
 /** Query heads of a key/value head that a block takes: all, or the largest equal share of at most eight. */
 function headsTogether(group: number): number {
   for (let heads = Math.min(group, MOST_HEADS); ; heads--) if (group % heads === 0) return heads;
+}
+
+/** Steps of several nodes (ops/fuse-decoding.ts); where no kernel takes one, its nodes are lowered one by one. */
+export function fusedLowerings(lowerOne: Lower): Readonly<Record<string, Lower>> {
+  const fused = (take: (members: readonly Node[], to: Lowering) => boolean): Lower => {
+    return (node, to) => {
+      const members = membersOf(node);
+      if (!take(members, to)) for (const member of members) to.scoped(() => lowerOne(member, to));
+    };
+  };
+  return {
+    norm_narrow: fused(lowerPrepare),
+    glu_narrow: fused(lowerPrepare),
+    rope_cache: fused(lowerRopeCache),
+  };
 }
 
 /** Whether products of one A, of the same kind, can be made by the kernels for few rows (gemv.cu). */
@@ -112,7 +133,9 @@ function isFew({ inputs, attrs }: Node): boolean {
 function isWide(node: Node, to: Lowering): boolean {
   const [a, b, , , a2, b2] = node.inputs as [Value, Value, ...(Value | null)[]];
   if (!isFew(node) || colsOf(a) % 64 !== 0) return false;
-  if (b.dtype !== "nf4" && b.dtype !== "bf16") return false;
+  // The kernel reads them before what runs in front of it has ended.
+  const fixed = b.kind === "tensor" && !b.mutable;
+  if (!fixed || (b.dtype !== "nf4" && b.dtype !== "bf16")) return false;
   if (rowsOf(a) > MOST_ROWS[b.dtype] || (b.dtype === "nf4" && to.tensor(b).quantization!.blockSize !== 64))
     return false;
   return !a2 || (a2.dtype === "bf16" && b2?.dtype === "f32");
@@ -140,6 +163,7 @@ function lowerWide(nodes: readonly Node[], to: Lowering): void {
     kernel: "few_rows",
     grid: [Math.min(tiles, Math.ceil(resident / turns)), turns],
     threads: 32 * WARPS,
+    overlap: true,
     sharedBytes: (nf4 ? 4 * (256 * 32 + 3 * 256) : 0) + sums,
     args: [int(tiles), int(m), int(k), pointer(to.address(x)), ...three(nodes, (node) => part(node, to))],
   });
@@ -155,19 +179,78 @@ function lowerNarrow(nodes: readonly Node[], to: Lowering): void {
     kernel: "few_narrow",
     grid: [features, Math.ceil(rowsOf(x) / 8)],
     threads: Math.min(512, 32 * Math.ceil(colsOf(x) / 8 / 32)),
+    overlap: true,
     args: [
       int(rowsOf(x)), int(colsOf(x)), float(alpha), pointer(to.address(x)),
-      ...three(nodes, (node) => [
-        pointer(node ? to.address(node.inputs[1]) : 0), pointer(node ? to.address(node.outputs[0]) : 0),
-        int(node ? colsOf(node.outputs[0]!) : 0), int(0),
-      ]),
+      ...three(nodes, (node) => narrowPart(node, to)),
     ],
   }); // biome-ignore format: in the groups of the kernel's signature
+}
+
+/** Rows that a block of few_prepare takes, and blocks a row is shared by where there are no narrow products. */
+const PREPARE_ROWS = 4;
+const PREPARE_BLOCKS = 8;
+
+/** An RMS norm or gated unit with the narrow products of what it gives. */
+function lowerPrepare([first, ...narrow]: readonly Node[], to: Lowering): boolean {
+  const [x, second] = first!.inputs as [Value, Value];
+  const [m, k] = [rowsOf(x), colsOf(x)];
+  const few = x.dtype === "bf16" && m <= MOST_ROWS.nf4 && k % 8 === 0 && narrow.every(isNarrow);
+  if (!few || to.computeCapability < MMA_CAPABILITY) return false;
+  const glu = first!.op.name === "glu";
+  const features = narrow.reduce((sum, node) => sum + colsOf(node.outputs[0]!), 0);
+  const alpha = narrow[0] ? number(narrow[0], "alpha") : 1;
+  to.launch({
+    file: "prepare",
+    defines: { GLU: glu ? 1 : 0 },
+    kernel: "few_prepare",
+    grid: [Math.max(features, PREPARE_BLOCKS), Math.ceil(m / PREPARE_ROWS)],
+    threads: Math.min(512, 32 * Math.ceil(k / 8 / 32)),
+    overlap: true,
+    args: [
+      int(m), int(k), pointer(to.address(x)), pointer(to.address(second)),
+      float(glu ? 0 : number(first!, "eps")), float(glu ? 0 : number(first!, "offset")),
+      int(glu ? GLU_ACTIVATIONS.indexOf(first!.attrs.act as string) : 0),
+      pointer(to.address(first!.outputs[0])), float(alpha), ...three(narrow, (node) => narrowPart(node, to)),
+    ],
+  }); // biome-ignore format: in the groups of the kernel's signature
+  return true;
+}
+
+/** Rotation of q and k, and k and v into the cache. */
+function lowerRopeCache([q, k, keys, values]: readonly Node[], to: Lowering): boolean {
+  const { heads, headDim, inverse } = q!.attrs as { heads: number; headDim: number; inverse: boolean };
+  const [x, table, positions] = q!.inputs as [Value, Value, Value];
+  const [v, slots, cache] = values!.inputs as [Value, Value, Value];
+  if (inverse || v.dtype !== x.dtype || keys!.inputs[2]!.dtype !== cache.dtype) return false;
+  const V = headDim % 16 === 0 ? 8 : 1;
+  const addresses = (...list: (Value | null | undefined)[]) => list.map((value) => pointer(to.address(value)));
+  const kvHeads = number(k!, "heads");
+  to.launch({
+    file: "rope_cache",
+    defines: { ...typed(x), C: cType(floatOf(cache)), V },
+    kernel: "rope_cache",
+    grid: [rowsOf(x)],
+    threads: Math.min(512, 32 * Math.ceil(((heads + 3 * kvHeads) * headDim) / 2 / V / 32)),
+    overlap: true,
+    args: [
+      int(heads), int(kvHeads), int(headDim), ...addresses(x, k!.inputs[0], v, table), int(rowsOf(table)),
+      ...addresses(positions, slots), long(rowsOf(cache)),
+      ...addresses(q!.outputs[0], keys!.outputs[0], values!.outputs[0]),
+    ],
+  }); // biome-ignore format: in the groups of the kernel's signature
+  return true;
 }
 
 /** The arguments of up to three products, absent ones as zeros. */
 function three(nodes: readonly Node[], words: (node: Node | undefined) => KernelArgument[]): KernelArgument[] {
   return [0, 1, 2].flatMap((i) => words(nodes[i]));
+}
+
+/** struct Narrow of gemv.cu. */
+function narrowPart(node: Node | undefined, to: Lowering): KernelArgument[] {
+  const pointers = [node?.inputs[1], node?.outputs[0]].map((value) => pointer(to.address(value)));
+  return [...pointers, int(node ? colsOf(node.outputs[0]!) : 0), int(0)];
 }
 
 /** struct Part of gemv.cu. */

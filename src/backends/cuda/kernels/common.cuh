@@ -81,3 +81,16 @@ DEVICE float block_max(float x) {
   __syncthreads();
   return warp_max(lane < warps ? part[lane] : -INF);
 }
+
+// Launches that overlap (overlap.ts): what follows may start while a kernel runs, and waits where it says so. Before that point a
+// kernel may read what no kernel of the program writes, weights and scales, and nothing else. Every thread waits.
+DEVICE void start_next() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;");
+#endif
+}
+DEVICE void wait_for_previous() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}

@@ -47,6 +47,8 @@ KERNEL attention_cached(int heads, int kv_heads, const T* q, const C* keys, cons
                         const int* rows, const int* lengths, float scale, int window, float softcap, int splits, float* partial,
                         T* o) {
   __shared__ float outputs[WARPS][G][D], maxima[WARPS][G], totals[WARPS][G];
+  start_next();
+  wait_for_previous();
   const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, part = lane % LANES, stream = lane / LANES;
   const int token = blockIdx.y, split = blockIdx.z, first = G * blockIdx.x, kv = first / (heads / kv_heads);
   const Visible see = visible_to(token, max_length, capacity, rows, lengths, window);
@@ -154,6 +156,8 @@ KERNEL attention_cached(int heads, int kv_heads, const T* q, const C* keys, cons
 // o of one token (blockIdx.y) and head (blockIdx.x) from its runs.
 KERNEL attention_join(int heads, int max_length, i64 capacity, const int* rows, const int* lengths, int window, int splits,
                       const float* partial, T* o) {
+  start_next();
+  wait_for_previous();
   const Visible see = visible_to(blockIdx.y, max_length, capacity, rows, lengths, window);
   const int count = see.to - see.from, run = run_of(count, splits), runs = (count + run - 1) / run;
   const i64 head = (i64)blockIdx.y * heads + blockIdx.x;

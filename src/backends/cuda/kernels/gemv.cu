@@ -235,6 +235,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, NT == 4 ? 1 : 2)
     const Part p = part_of(tile, index, p0, p1, p2);
     load_chunk(next, p, tile, chunk, K);
   };
+  start_next();
   if (chunk < chunks) fetch();
 #if NF4
   for (int i = threadIdx.x; i < 256 * 8; i += 32 * WARPS) {  // the even element is the high half of its byte
@@ -248,6 +249,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, NT == 4 ? 1 : 2)
   }
   __syncthreads();
 #endif
+  wait_for_previous();
   int turn = 0;
   for (int all = blockIdx.x; all < tiles; all += gridDim.x, turn ^= 1) {
     int tile = all, index;
@@ -298,6 +300,8 @@ KERNEL few_narrow(int M, int K, float alpha, const bf16* x, Narrow p0, Narrow p1
   }
   const int row0 = 8 * blockIdx.y, rows = M - row0 < 8 ? M - row0 : 8;
   const float* w = p.weight + (i64)f * K;
+  start_next();
+  wait_for_previous();
   float sum[8] = {};
   for (int k = 8 * threadIdx.x; k < K; k += 8 * blockDim.x) {
     const Pack<float, 4> a = load_pack<4>(w + k), b = load_pack<4>(w + k + 4);

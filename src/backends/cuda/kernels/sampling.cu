@@ -125,6 +125,8 @@ DEVICE int draw(const Row& row, float top, int k, float p, float least, const u3
 
 KERNEL sample(int n, int vocab, const float* logits, const float* settings, const u32* draws, const int* rows, u32* seen,
               int known, float* chosen) {
+  start_next();
+  wait_for_previous();
   const int i = blockIdx.x, words = (vocab + 31) / 32;
   if (rows[i] < 0) {
     if (threadIdx.x == 0) chosen[i] = chosen[n + i] = 0.0f;
