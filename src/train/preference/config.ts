@@ -1,7 +1,8 @@
 import { z } from "zod";
+import { nearest } from "../../util/nearest.ts";
 import { OptionError, parseOptions } from "../../util/options.ts";
-import type { TrainingArgumentsOptions } from "../arguments.ts";
-import { type ForeignOptions, withoutForeign } from "../foreign-options.ts";
+import { argumentsSchema, type TrainingArgumentsOptions } from "../arguments.ts";
+import { FOREIGN_ARGUMENTS, type ForeignOptions, withoutForeign } from "../foreign-options.ts";
 import { renamed } from "../option-names.ts";
 
 const length = () => z.number().int().positive().nullable();
@@ -116,6 +117,8 @@ export function splitOptions(
   const args: Record<string, unknown> = { ...defaults };
   for (const [name, value] of Object.entries(renamed(owner, options as Record<string, unknown>, ALIASES))) {
     const isOwn = Object.hasOwn(schema.shape, name) || Object.hasOwn(foreign, name);
+    const close = isOwn || isArgument(name) ? null : nearest(name, Object.keys(schema.shape));
+    if (close !== null) throw new OptionError(`${owner}: unknown option "${name}"; did you mean "${close}"?`);
     (isOwn ? own : args)[name] = value;
   }
   if (args.labelSmoothingFactor) {
@@ -123,6 +126,9 @@ export function splitOptions(
   }
   return { own, args };
 }
+
+const isArgument = (name: string): boolean =>
+  Object.hasOwn(argumentsSchema.shape, name) || Object.hasOwn(FOREIGN_ARGUMENTS, name);
 
 /** The settings of a kind among an object's properties. */
 export function ownValues<S extends z.ZodObject>({ schema }: ConfigKind<S>, config: object): Record<string, unknown> {
