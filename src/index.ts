@@ -18,6 +18,7 @@ export {
   defaultCacheDir,
   type LoadOptions,
   type PackingReport,
+  type PreferenceReport,
   PreparedDataset,
   type PrepareProgress,
   type PrepareSettings,

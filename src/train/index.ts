@@ -29,6 +29,7 @@ export {
   type PreprocessLogits,
   type TokenRows,
 } from "./predictions.ts";
+export * from "./preference/index.ts";
 export { PrinterCallback, ProgressCallback } from "./progress.ts";
 export {
   type Answered,
