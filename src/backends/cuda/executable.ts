@@ -46,6 +46,8 @@ export class CudaExecutable implements Executable {
   /** Inputs whose numbers are counted, and how many are not negative in this run. */
   private readonly counts = new Map<Value, number>();
 
+  private sortedInputs: [string, Value][] | null = null;
+
   constructor(device: CudaDevice, arena: Arena, program: Program, poison: boolean) {
     this.device = device;
     this.arena = arena;
@@ -113,14 +115,32 @@ export class CudaExecutable implements Executable {
       }
     }
     let at = 0;
-    for (const [name, value] of this.program.inputs) {
+    const copies: { target: DevicePointer; source: bigint; bytes: number }[] = [];
+    for (const [name, value] of this.inputsByAddress()) {
       const bytes = inputBytes(name, value, inputs[name]);
       this.arena.inputs.bytes.set(bytes, at);
+      const last = copies.at(-1);
+      const target = this.address(value);
       const source = this.arena.inputs.address + BigInt(at);
-      this.device.driver.call("cuMemcpyHtoDAsync", this.address(value), source, bytes.byteLength, this.device.stream);
+      // Neighbours go together: a short step's inputs are many and small.
+      if (last && source - last.source === BigInt(target - last.target))
+        last.bytes = target - last.target + bytes.byteLength;
+      else copies.push({ target, source, bytes: bytes.byteLength });
       at += aligned(bytes.byteLength);
       if (this.counts.has(value)) this.counts.set(value, notNegative(bytes));
     }
+    for (const { target, source, bytes } of copies) {
+      this.device.driver.call("cuMemcpyHtoDAsync", target, source, bytes, this.device.stream);
+    }
+  }
+
+  private inputsByAddress(): [string, Value][] {
+    const offset = (value: Value): number => {
+      const at = this.program.locate(value);
+      return at.kind === "tensor" ? 0 : at.offset;
+    };
+    this.sortedInputs ??= [...this.program.inputs].sort(([, a], [, b]) => offset(a) - offset(b));
+    return this.sortedInputs;
   }
 
   private run(variant: Variant): void {

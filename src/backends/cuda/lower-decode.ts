@@ -10,8 +10,6 @@ const MMA_CAPABILITY = 80;
 const MOST_ROWS = { nf4: 64, bf16: 32 } as const;
 /** Rank up to which a LoRA's A is a narrow weight. */
 const NARROW = 256;
-const FEATURES = 16;
-const WARPS = 8;
 const GLU_ACTIVATIONS = ["silu", "geluTanh", "gelu"];
 
 const MAX_HEAD_DIM = 256;
@@ -153,16 +151,18 @@ function lowerWide(nodes: readonly Node[], to: Lowering): void {
   const nf4 = first.dtype === "nf4";
   const [m, k] = [rowsOf(x), colsOf(x)];
   const NT = m <= 8 ? 1 : m <= 16 ? 2 : 4;
-  const tiles = nodes.reduce((sum, node) => sum + Math.ceil(colsOf(node.outputs[0]!) / FEATURES), 0);
+  const MT = NT === 2 ? 2 : 1;
+  const [features, warps] = [16 * MT, 8 * MT];
+  const tiles = nodes.reduce((sum, node) => sum + Math.ceil(colsOf(node.outputs[0]!) / features), 0);
   const turns = Math.ceil(m / (8 * NT));
-  const resident = (NT === 4 ? 1 : 2) * to.multiprocessors;
-  const sums = 4 * 2 * WARPS * FEATURES * (8 * NT + 1);
+  const resident = (NT === 1 ? 2 : 1) * to.multiprocessors;
+  const sums = 4 * 2 * warps * features * (8 * NT + 1);
   to.launch({
     file: "gemv",
-    defines: { NF4: nf4 ? 1 : 0, NT, Y: cType(floatOf(nodes[0]!.outputs[0]!)) },
+    defines: { NF4: nf4 ? 1 : 0, NT, MT, Y: cType(floatOf(nodes[0]!.outputs[0]!)) },
     kernel: "few_rows",
     grid: [Math.min(tiles, Math.ceil(resident / turns)), turns],
-    threads: 32 * WARPS,
+    threads: 32 * warps,
     overlap: true,
     sharedBytes: (nf4 ? 4 * (256 * 32 + 3 * 256) : 0) + sums,
     args: [int(tiles), int(m), int(k), pointer(to.address(x)), ...three(nodes, (node) => part(node, to))],
@@ -175,7 +175,7 @@ function lowerNarrow(nodes: readonly Node[], to: Lowering): void {
   const features = nodes.reduce((sum, node) => sum + colsOf(node.outputs[0]!), 0);
   to.launch({
     file: "gemv",
-    defines: { NF4: 0, NT: 1, Y: cType(floatOf(nodes[0]!.outputs[0]!)) },
+    defines: { NF4: 0, NT: 1, MT: 1, Y: cType(floatOf(nodes[0]!.outputs[0]!)) },
     kernel: "few_narrow",
     grid: [features, Math.ceil(rowsOf(x) / 8)],
     threads: Math.min(512, 32 * Math.ceil(colsOf(x) / 8 / 32)),

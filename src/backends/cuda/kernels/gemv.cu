@@ -1,17 +1,13 @@
 // Products of few rows with up to three weights: y = acc + bias + alpha·x·Wᵀ + alpha2·low·Bᵀ, x [M, K] bf16, K a multiple of
 // 64. They are as fast as the weights stream in. NF4: 1: 4-bit weights with blocks of 64 elements, 0: bf16 weights. NT: rows
-// of x are taken 8·NT at a time. Y: type of y and acc.
+// of x are taken 8·NT at a time; MT: features 16·MT at a time, which share what is read of x. Y: type of y and acc.
 //
-// The tensor cores multiply 16 features by 8·NT rows: the weights are mma's A operand, decoded in registers. The order of
+// The tensor cores multiply 16 features by 8 rows: the weights are mma's A operand, decoded in registers. The order of
 // the depth within a product is free, so each lane takes 16 neighbouring weights of a block of 64: as pair p = 0…7 of lane t
 // of a quad they are elements 16t + 2p, 16t + 2p + 1, and x is read in the same order.
-#define WARPS 8
-#if NF4
-#define BLOCKS 4  // blocks of 64 elements that a warp has in flight
-#else
-#define BLOCKS 1
-#endif
-#define FEATURES 16
+#define WARPS (8 * MT)
+#define BLOCKS (NF4 ? 4 / MT : 1)  // blocks of 64 elements that a warp has in flight of each feature
+#define FEATURES (16 * MT)
 #define ROWS (8 * NT)
 #define PITCH (ROWS + 1)
 #define DOUBLE_QUANT_MAP 256
@@ -65,54 +61,63 @@ DEVICE uint4 stream(const u8* p, uint4) {
   return y;
 }
 
-// What a lane holds of BLOCKS blocks: its 16 weights of each for feature `g` and feature `g + 8` of the tile, and for
-// double-quantised scales those of block `t`.
+// What a lane holds of BLOCKS blocks: its 16 weights of each for the features g and g + 8 of each 16 of the tile. Of the scales
+// it has those of one block and 16 features: the t-th of BLOCKS·MT = 4.
 struct Chunk {
 #if NF4
-  uint2 w[BLOCKS][2];
+  uint2 w[MT][BLOCKS][2];
   u32 code[2];
   float nested[2];
 #else
-  uint4 w[BLOCKS][2][2];
+  uint4 w[MT][BLOCKS][2][2];
 #endif
 };
+
+DEVICE i64 row_of(const Part& p, int feature) { return feature < p.n ? feature : p.n - 1; }
 
 DEVICE void load_chunk(Chunk& c, const Part& p, int tile, int chunk, int K) {
   const int lane = threadIdx.x & 31, g = lane >> 2, t = lane & 3, blocks = K / 64;
 #pragma unroll
-  for (int h = 0; h < 2; h++) {
-    const int feature = FEATURES * tile + g + 8 * h;
-    const i64 row = feature < p.n ? feature : p.n - 1;
-#if NF4
-    const u8* w = p.weight + row * (K / 2) + 32 * BLOCKS * chunk + 8 * t;
+  for (int m = 0; m < MT; m++)
 #pragma unroll
-    for (int b = 0; b < BLOCKS; b++) {
-      c.w[b][h] = make_uint2(0, 0);
-      if (BLOCKS * chunk + b < blocks) c.w[b][h] = stream(w + 32 * b, uint2());
+    for (int h = 0; h < 2; h++) {
+      const i64 row = row_of(p, FEATURES * tile + 16 * m + 8 * h + g);
+#if NF4
+      const u8* w = p.weight + row * (K / 2) + 32 * BLOCKS * chunk + 8 * t;
+#pragma unroll
+      for (int b = 0; b < BLOCKS; b++) {
+        c.w[m][b][h] = make_uint2(0, 0);
+        if (BLOCKS * chunk + b < blocks) c.w[m][b][h] = stream(w + 32 * b, uint2());
+      }
+#else
+      const u8* w = p.weight + row * (2 * K) + 128 * BLOCKS * chunk + 32 * t;
+#pragma unroll
+      for (int b = 0; b < BLOCKS; b++)
+#pragma unroll
+        for (int q = 0; q < 2; q++) c.w[m][b][h][q] = stream(w + 128 * b + 16 * q, uint4());
+#endif
     }
-    const int block = BLOCKS * chunk + t;
+#if NF4
+#pragma unroll
+  for (int h = 0; h < 2; h++) {
+    const i64 row = row_of(p, FEATURES * tile + 16 * (t / BLOCKS) + 8 * h + g);
+    const int block = BLOCKS * chunk + t % BLOCKS;
     const i64 scale = row * blocks + (block < blocks ? block : blocks - 1);
     c.nested[h] = 0.0f;
     if (p.nested) {
       c.code[h] = reinterpret_cast<const u8*>(p.absmax)[scale];
       c.nested[h] = p.nested[scale >> 8];
     } else c.code[h] = reinterpret_cast<const u32*>(p.absmax)[scale];
-#else
-    const u8* w = p.weight + row * (2 * K) + 128 * BLOCKS * chunk + 32 * t;
-#pragma unroll
-    for (int b = 0; b < BLOCKS; b++)
-#pragma unroll
-      for (int q = 0; q < 2; q++) c.w[b][h][q] = stream(w + 128 * b + 16 * q, uint4());
-#endif
   }
+#endif
 }
 
 DEVICE u32 word(const uint2& w, int i) { return i == 0 ? w.x : w.y; }
 DEVICE u32 word(const uint4& w, int i) { return i == 0 ? w.x : i == 1 ? w.y : i == 2 ? w.z : w.w; }
 
-// acc += scale·(16 features × 64 deep)·(64 deep × 8·NT rows) for each block of the chunk.
-DEVICE void multiply(float (&acc)[NT][4], const Chunk& c, const Part& p, const float* map, const u32* table, int chunk, const bf16* x,
-                     int rows, int K) {
+// acc += scale·(features × 64 deep)·(64 deep × 8·NT rows) for each block of the chunk.
+DEVICE void multiply(float (&acc)[MT][NT][4], const Chunk& c, const Part& p, const float* map, const u32* table, int chunk,
+                     const bf16* x, int rows, int K) {
   const int lane = threadIdx.x & 31, g = lane >> 2, t = lane & 3, blocks = K / 64;
 #if NF4
   float mine[2];
@@ -135,43 +140,47 @@ DEVICE void multiply(float (&acc)[NT][4], const Chunk& c, const Part& p, const f
         xs[n][0] = at[0], xs[n][1] = at[1];
       }
     }
-    float d[NT][4] = {};
 #pragma unroll
-    for (int j = 0; j < 4; j++) {
-      u32 a[4];
+    for (int m = 0; m < MT; m++) {
+      float d[NT][4] = {};
 #pragma unroll
-      for (int h = 0; h < 2; h++)
+      for (int j = 0; j < 4; j++) {
+        u32 a[4];
 #pragma unroll
-        for (int q = 0; q < 2; q++) {
+        for (int h = 0; h < 2; h++)
+#pragma unroll
+          for (int q = 0; q < 2; q++) {
 #if NF4
-          // Pair 2j + q is a byte; the table has its two values once a lane, so that no two lanes meet in a bank.
-          const u32 w = word(c.w[b][h], j >> 1);
-          const int byte = 2 * (j & 1) + q;
-          const u32 at = ((byte == 0 ? w << 7 : w >> (8 * byte - 7)) & 0x7f80) | 4 * lane;
-          a[h + 2 * q] = *reinterpret_cast<const u32*>(reinterpret_cast<const u8*>(table) + at);
+            // Pair 2j + q is a byte; the table has its two values once a lane, so that no two lanes meet in a bank.
+            const u32 w = word(c.w[m][b][h], j >> 1);
+            const int byte = 2 * (j & 1) + q;
+            const u32 at = ((byte == 0 ? w << 7 : w >> (8 * byte - 7)) & 0x7f80) | 4 * lane;
+            a[h + 2 * q] = *reinterpret_cast<const u32*>(reinterpret_cast<const u8*>(table) + at);
 #else
-          a[h + 2 * q] = word(c.w[b][h][j >> 1], 2 * (j & 1) + q);
+            a[h + 2 * q] = word(c.w[m][b][h][j >> 1], 2 * (j & 1) + q);
 #endif
-        }
+          }
 #pragma unroll
-      for (int n = 0; n < NT; n++)
-        mma(d[n], a[0], a[1], a[2], a[3], word(xs[n][j >> 1], 2 * (j & 1)), word(xs[n][j >> 1], 2 * (j & 1) + 1));
-    }
+        for (int n = 0; n < NT; n++)
+          mma(d[n], a[0], a[1], a[2], a[3], word(xs[n][j >> 1], 2 * (j & 1)), word(xs[n][j >> 1], 2 * (j & 1) + 1));
+      }
 #if NF4
-    const float s0 = __shfl_sync(FULL_WARP, mine[0], (lane & ~3) | b), s1 = __shfl_sync(FULL_WARP, mine[1], (lane & ~3) | b);
+      const int from = (lane & ~3) | (m * BLOCKS + b);
+      const float s0 = __shfl_sync(FULL_WARP, mine[0], from), s1 = __shfl_sync(FULL_WARP, mine[1], from);
 #else
-    const float s0 = p.alpha, s1 = p.alpha;
+      const float s0 = p.alpha, s1 = p.alpha;
 #endif
 #pragma unroll
-    for (int n = 0; n < NT; n++) {
-      acc[n][0] += s0 * d[n][0], acc[n][1] += s0 * d[n][1];
-      acc[n][2] += s1 * d[n][2], acc[n][3] += s1 * d[n][3];
+      for (int n = 0; n < NT; n++) {
+        acc[m][n][0] += s0 * d[n][0], acc[m][n][1] += s0 * d[n][1];
+        acc[m][n][2] += s1 * d[n][2], acc[m][n][3] += s1 * d[n][3];
+      }
     }
   }
 }
 
-// acc += alpha2·B·lowᵀ for the tile's features.
-DEVICE void add_update(float (&acc)[NT][4], const Part& p, int tile, int row0, int rows) {
+// acc += alpha2·B·lowᵀ for 16 features from `feature0` on.
+DEVICE void add_update(float (&acc)[NT][4], const Part& p, int feature0, int row0, int rows) {
   const int lane = threadIdx.x & 31, g = lane >> 2, t = lane & 3, r = p.rank;
   float d[NT][4] = {};
   for (int k0 = 0; k0 < r; k0 += 16) {
@@ -180,7 +189,7 @@ DEVICE void add_update(float (&acc)[NT][4], const Part& p, int tile, int row0, i
     for (int h = 0; h < 2; h++)
 #pragma unroll
       for (int i = 0; i < 4; i++) {
-        const int feature = FEATURES * tile + g + 8 * h, k = k0 + 4 * t + i;
+        const int feature = feature0 + g + 8 * h, k = k0 + 4 * t + i;
         b[h][i] = feature < p.n && k < r ? p.b[(i64)feature * r + k] : 0.0f;
       }
     u32 lows[NT][2];
@@ -218,8 +227,8 @@ DEVICE Part part_of(int& tile, int& index, const Part& p0, const Part& p1, const
   return index = 2, p2;
 }
 
-// A block takes a tile of 16 features at a time, its warps every eighth chunk of the depth; blockIdx.y: which rows.
-extern "C" __global__ void __launch_bounds__(32 * WARPS, NT == 4 ? 1 : 2)
+// A block takes a tile of features at a time, its warps every WARPS-th chunk of the depth; blockIdx.y: which rows.
+extern "C" __global__ void __launch_bounds__(32 * WARPS, NT == 4 || MT == 2 ? 1 : 2)
     few_rows(int tiles, int M, int K, const bf16* x, Part p0, Part p1, Part p2) {
   extern __shared__ u32 dynamic[];
   u32* table = dynamic;
@@ -254,8 +263,12 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, NT == 4 ? 1 : 2)
   for (int all = blockIdx.x; all < tiles; all += gridDim.x, turn ^= 1) {
     int tile = all, index;
     const Part p = part_of(tile, index, p0, p1, p2);
-    float acc[NT][4] = {};
-    if (warp == WARPS - 1 && p.rank > 0) add_update(acc, p, tile, row0, rows);
+    float acc[MT][NT][4] = {};
+    if (warp >= WARPS - MT && p.rank > 0) {
+#pragma unroll
+      for (int m = 0; m < MT; m++)
+        if (warp == WARPS - MT + m) add_update(acc[m], p, FEATURES * tile + 16 * m, row0, rows);
+    }
     for (int c = warp; c < chunks; c += WARPS) {
       const Chunk now = next;
       chunk += WARPS;
@@ -265,9 +278,11 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, NT == 4 ? 1 : 2)
     }
     float* mine = sums + (turn * WARPS + warp) * FEATURES * PITCH;
 #pragma unroll
-    for (int n = 0; n < NT; n++)
+    for (int m = 0; m < MT; m++)
 #pragma unroll
-      for (int i = 0; i < 4; i++) mine[(g + 8 * (i >> 1)) * PITCH + 8 * n + 2 * t + (i & 1)] = acc[n][i];
+      for (int n = 0; n < NT; n++)
+#pragma unroll
+        for (int i = 0; i < 4; i++) mine[(16 * m + g + 8 * (i >> 1)) * PITCH + 8 * n + 2 * t + (i & 1)] = acc[m][n][i];
     __syncthreads();
     for (int e = threadIdx.x; e < FEATURES * rows; e += 32 * WARPS) {
       const int f = e % FEATURES, n = e / FEATURES, feature = FEATURES * tile + f;
