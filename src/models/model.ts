@@ -13,6 +13,8 @@ export interface CausalLMParts {
   readonly parameters: Map<string, DeviceTensor>;
   /** Where the model came from: goes into adapter_config.json. */
   readonly nameOrPath: string;
+  /** The folder or file that its weights were read from; left out: nameOrPath. */
+  readonly path?: string;
   /** generation_config.json as it was read; null or left out: there was none. */
   readonly generationConfig?: Readonly<Record<string, unknown>> | null;
   /** What loading found odd but went on with. */
@@ -27,6 +29,7 @@ export class CausalLM {
   hfConfig: Readonly<Record<string, unknown>>;
   readonly parameters: Map<string, DeviceTensor>;
   readonly nameOrPath: string;
+  readonly path: string;
   readonly generationConfig: Readonly<Record<string, unknown>> | null;
   readonly warnings: readonly string[];
   /** The adapter that traced programs include. */
@@ -41,6 +44,7 @@ export class CausalLM {
     this.hfConfig = parts.hfConfig;
     this.parameters = parts.parameters;
     this.nameOrPath = parts.nameOrPath;
+    this.path = parts.path ?? parts.nameOrPath;
     this.generationConfig = parts.generationConfig ?? null;
     this.warnings = parts.warnings ?? [];
   }

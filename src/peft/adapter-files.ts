@@ -20,6 +20,7 @@ import { AdaLora, adaLoraTargets, ranksFromPattern } from "./adalora.ts";
 import { type AdapterTensor, LoraAdapter } from "./adapter.ts";
 import { baseOverride, fillTensor, matchTensors } from "./adapter-weights.ts";
 import { baseParameter, createTensors, tyingWarnings } from "./attach.ts";
+import { changesBase, startFromBase } from "./base-init.ts";
 import { configFileText, parseConfigFile } from "./config-file.ts";
 import { DoraConstants } from "./dora.ts";
 import {
@@ -108,6 +109,10 @@ export async function readAdapter(
       if (tensor) overrides.set(parameter, tensor);
     }
     tensors = await createTensors(model, layout, (spec, tensor) => fillTensor(source, spec.name, tensor));
+    const start = changesBase(config) ? await startFromBase(model, config, resolution.targets, tensors, file) : null;
+    if (start) {
+      for (const { name, tensor } of tensors) if (start.has(name)) await fillTensor(source, name, tensor);
+    }
     const weightOf = (name: string): DeviceTensor => overrides.get(name) ?? baseParameter(model, name);
     const { targets } = resolution;
     const dora = config.useDora
@@ -120,6 +125,7 @@ export async function readAdapter(
       tensors,
       overrides,
       adalora,
+      start,
       dora,
       fileConfig: known,
       isTrainable,
@@ -185,9 +191,17 @@ function* baseWeights(
   }
 }
 
-/** An adapter's own tensors as its file has them: AdaLoRA's without the triplets that are not in use. */
-function* adapterTensors({ adalora, targets, tensors }: LoraAdapter): Generator<TensorToWrite> {
+/**
+ * An adapter's own tensors as its file has them: AdaLoRA's without the triplets that are not in use; of one that changed
+ * the base weights, A and B with their first values beside them, so that B·A − B₀·A₀ goes onto the weights as they were.
+ */
+function* adapterTensors({ adalora, start, targets, tensors }: LoraAdapter): Generator<TensorToWrite> {
   for (const { name, aliases, tensor, shape, kind, target } of tensors) {
+    const first = start?.get(name);
+    if (first) {
+      yield { ...withFirst(tensor, shape, kind, first), name };
+      continue;
+    }
     const kept = target && adalora?.kept(target.path);
     // A loaded adapter's tensors have been cut already.
     const cut = kept && kept.length < target.r ? keptTriplets(tensor, shape, kind, kept) : null;
@@ -196,6 +210,31 @@ function* adapterTensors({ adalora, targets, tensors }: LoraAdapter): Generator<
   if (!adalora) return;
   const gone = targets.filter(({ r }) => r === 0).flatMap(tripletSpecs);
   for (const { name, shape } of gone) yield { name, dtype: "F32", shape, data: (async function* () {})() };
+}
+
+/** [A; A₀] with twice the rows, [B, −B₀] with twice the columns. */
+function withFirst(
+  tensor: DeviceTensor,
+  [rows, cols]: Shape,
+  kind: AdapterTensorSpec["kind"],
+  first: Float32Array,
+): Omit<TensorToWrite, "name"> {
+  const data = async function* () {
+    const now = new Float32Array((await tensor.read()).buffer as ArrayBuffer);
+    const both = new Float32Array(2 * now.length);
+    if (kind === "A") {
+      both.set(now);
+      both.set(first, now.length);
+    } else {
+      for (let i = 0; i < rows!; i++) {
+        const row = i * cols!;
+        both.set(now.subarray(row, row + cols!), 2 * row);
+        for (let j = 0; j < cols!; j++) both[2 * row + cols! + j] = -first[row + j]!;
+      }
+    }
+    yield new Uint8Array(both.buffer);
+  };
+  return { dtype: "F32", shape: kind === "A" ? [2 * rows!, cols!] : [rows!, 2 * cols!], data: data() };
 }
 
 /** Some rows of A or E, some columns of B. */

@@ -29,6 +29,8 @@ export interface LoraAdapterParts {
   readonly overrides?: ReadonlyMap<string, DeviceTensor>;
   /** Of an AdaLoRA adapter; `config` is then the LoRA configuration it extends. */
   readonly adalora?: AdaLora | null;
+  /** The A and B that the base weights were changed by when it was made (PiSSA, OLoRA), by tensor name. */
+  readonly start?: ReadonlyMap<string, Float32Array> | null;
   /** Of a DoRA adapter. */
   readonly dora?: DoraConstants | null;
   /** adapter_config.json as it was read; null for a new adapter. */
@@ -52,6 +54,8 @@ export class LoraAdapter implements ModelAdapter {
   readonly tensors: readonly AdapterTensor[];
   readonly overrides: ReadonlyMap<string, DeviceTensor>;
   readonly adalora: AdaLora | null;
+  /** What is to be taken from A and B for the weights that the model was loaded with; null: nothing. */
+  readonly start: ReadonlyMap<string, Float32Array> | null;
   readonly fileConfig: Readonly<Record<string, unknown>> | null;
   readonly isTrainable: boolean;
   /** What was odd about the configuration or the file, but went on. */
@@ -69,6 +73,7 @@ export class LoraAdapter implements ModelAdapter {
     this.overrides = parts.overrides ?? new Map();
     this.adalora = parts.adalora ?? null;
     this.dora = parts.dora ?? null;
+    this.start = parts.start && parts.start.size > 0 ? parts.start : null;
     this.fileConfig = parts.fileConfig ?? null;
     this.isTrainable = parts.isTrainable;
     this.warnings = parts.warnings;

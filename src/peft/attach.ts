@@ -11,6 +11,7 @@ import {
   splitAdaLora,
 } from "./adalora-config.ts";
 import { type AdapterTensor, LoraAdapter } from "./adapter.ts";
+import { changesBase, startFromBase } from "./base-init.ts";
 import { DoraConstants, squaredLengths, updatedSquares } from "./dora.ts";
 import { initialValues } from "./init.ts";
 import { type AdapterTensorSpec, adapterLayout, EMBEDDING_WEIGHT, HEAD_WEIGHT } from "./layout.ts";
@@ -55,6 +56,8 @@ export async function createLora(
     else await copyWeight(model.backend, baseParameter(model, spec.parameters[0]!), tensor);
   });
   try {
+    const start = changesBase(config) ? await startFromBase(model, config, resolution.targets, tensors, owner) : null;
+    if (start) notes.push(baseNote(config));
     const dora = config.useDora ? await startDora(model, config, resolution.targets, tensors) : null;
     const warnings = [...notes, ...resolution.warnings, ...tying];
     const { targets } = resolution;
@@ -65,6 +68,7 @@ export async function createLora(
       tensors,
       adalora,
       dora,
+      start,
       isTrainable: !config.inferenceMode,
       warnings,
     });
@@ -72,6 +76,14 @@ export async function createLora(
     for (const { tensor } of tensors) tensor.dispose();
     throw error;
   }
+}
+
+/** What one should know of a base weight that is another now. */
+function baseNote({ initLoraWeights }: LoraConfig): string {
+  const changed = `initLoraWeights "${initLoraWeights}" has changed the model's weights, which without the adapter are not what was loaded`;
+  return initLoraWeights === "loftq"
+    ? `${changed}: they are 4-bit now. The saved adapter goes with these; with loftqIter 1 they are what loadIn4bit gives without double quantisation, else save the model too`
+    : `${changed}; the saved adapter goes with the weights as they were`;
 }
 
 /** Options for LoRA or AdaLoRA as the LoRA configuration, and AdaLoRA's settings beside it. Throws OptionError. */

@@ -41,6 +41,20 @@ const CASES: Record<string, [family: string, options: Record<string, unknown>]> 
   embeddings: ["llama", { targetModules: ["embed_tokens", "lm_head", "q_proj"] }],
   tied_embeddings: ["gemma2", { targetModules: ["embed_tokens", "lm_head", "q_proj"] }],
   tied_saved: ["llama3", { targetModules: ["q_proj"], modulesToSave: ["lm_head"] }],
+  dora: ["qwen2", { useDora: true, r: 3, targetModules: "all-linear", useRslora: true }],
+  dora_embedding: ["llama", { useDora: true, targetModules: ["embed_tokens", "lm_head", "q_proj"] }],
+  adalora: ["qwen3", { peftType: "ADALORA", initR: 5, targetR: 2, targetModules: ["q_proj", "up_proj"] }],
+  adalora_pruned: ["llama", { peftType: "ADALORA", initR: 4, targetR: 2, targetModules: "all-linear", totalStep: 50 }],
+  pissa: [
+    "qwen2",
+    { initLoraWeights: "pissa", r: 4, targetModules: ["q_proj", "down_proj"], alphaPattern: { q_proj: 3 } },
+  ],
+  pissa_dora: [
+    "llama",
+    { initLoraWeights: "pissa_niter_4", useDora: true, useRslora: true, targetModules: ["o_proj"] },
+  ],
+  olora: ["gemma2", { initLoraWeights: "olora", r: 6, targetModules: ["v_proj", "gate_proj"] }],
+  orthogonal: ["llama", { initLoraWeights: "orthogonal", targetModules: ["v_proj"] }],
   tied_as_one: ["llama3", { targetModules: ["q_proj"], modulesToSave: ["embed_tokens"], ensureWeightTying: true }],
 };
 
@@ -62,6 +76,21 @@ for (const [name, [family, options]] of Object.entries(CASES)) {
       values.map((value) => value + size * rng.normal()),
     );
     if (values.length !== numel(shape)) throw new Error(`${name}: ${tensor.name} has ${values.length} numbers`);
+  }
+  const { adalora } = adapter;
+  if (name === "adalora_pruned") {
+    // Every rank from none to all.
+    const kept = (i: number) => Array.from({ length: 4 }, (_, k) => (i + k) % 5 < i % 5);
+    adalora!.ranks = new Map(adapter.targets.map(({ path }, i) => [path, kept(i)]));
+    for (const { tensor, kind, target } of adapter.tensors) {
+      if (kind !== "E") continue;
+      const used = adalora!.ranks.get(target!.path)!;
+      const values = new Float32Array((await tensor.read()).buffer as ArrayBuffer);
+      writeFloats(
+        tensor,
+        values.map((value, k) => (used[k] ? value : 0)),
+      );
+    }
   }
   const target = join(folder, name);
   mkdirSync(target, { recursive: true });

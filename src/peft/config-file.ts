@@ -133,6 +133,15 @@ export function parseConfigFile(
   if (typeof options.init_lora_weights === "string") {
     const initialisation = options.init_lora_weights.toLowerCase();
     if (HARMLESS_INITIALISATIONS.includes(initialisation)) options.init_lora_weights = true;
+    if (initialisation.startsWith("pissa_niter_")) {
+      throw new FormatError({
+        file,
+        field: "init_lora_weights",
+        found: show(initialisation),
+        expected:
+          "an initialisation that is no random draw: save it again with PEFT's path_initial_model_for_weight_conversion",
+      });
+    }
   }
   options.task_type = json.task_type ?? null;
   const warnings =
@@ -153,14 +162,29 @@ export function configFileText(adapter: LoraAdapter): string {
     ...(adalora ? adaLoraValues(adalora, fileConfig) : patternsForFile(adapter)),
     target_modules: sorted(explicitTargets(config)),
     exclude_modules: config.excludeModules === null ? null : sorted(config.excludeModules),
-    init_lora_weights: typeof given === "string" ? given : savedInitialisation(config),
+    init_lora_weights: typeof given === "string" && !adapter.start ? given : savedInitialisation(config),
     loftq_config: {},
     lora_dropout: new PythonFloat(config.loraDropout),
     base_model_name_or_path: fileConfig?.base_model_name_or_path ?? model.nameOrPath,
     auto_mapping: config.taskType === null ? (fileConfig?.auto_mapping ?? autoMapping(model)) : null,
     inference_mode: true,
   };
-  return pythonJson(values);
+  return pythonJson(adapter.start ? { ...values, ...doubled(adapter) } : values);
+}
+
+/** Ranks and alphas of A and B with their first values beside them: twice the rank, the scale as it was. */
+function doubled(adapter: LoraAdapter): Record<string, unknown> {
+  const { r, loraAlpha, useRslora } = adapter.config;
+  const { rank_pattern, alpha_pattern } = patternsForFile(adapter);
+  const factor = useRslora ? Math.SQRT2 : 2;
+  const times = (patterns: Readonly<Record<string, number>>, by: number) =>
+    Object.fromEntries(Object.entries(patterns).map(([key, value]) => [key, by * value]));
+  return {
+    r: 2 * r,
+    lora_alpha: factor * loraAlpha,
+    rank_pattern: times(rank_pattern!, 2),
+    alpha_pattern: times(alpha_pattern!, factor),
+  };
 }
 
 function ownValues(config: LoraConfig): Record<string, unknown> {

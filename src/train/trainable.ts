@@ -9,6 +9,7 @@ import type { Trainable } from "../optim/optimizer.ts";
 import { type GradientCheckpointing, PeftModel } from "../peft/index.ts";
 import { AdaLoraTraining } from "./adalora/training.ts";
 import type { MakeMethod } from "./method.ts";
+import { RawAdapter } from "./raw-adapter.ts";
 import { fillTensors } from "./tensor-files.ts";
 
 /** A model with what training needs to know: which tensors change, and how it is saved. */
@@ -62,19 +63,25 @@ export function asTrainable(model: PeftModel | CausalLM, budget: number | null =
       throw new Error("the adapter was loaded for inference: load it with isTrainable: true to train it");
     const checkpointing = checkpointPolicy(model.gradientCheckpointing, budget, model.model.backend);
     const { adapter } = model;
-    // AdaLoRA's file has no triplets that are out of use just now: its method keeps all of them.
-    const kept = adapter.adalora ? adapter.tensors.filter(({ target }) => target).map(({ name }) => name) : [];
+    // Of these the adapter's file has not what a training needs to go on: their method keeps it.
+    const isKept = (name: string): boolean =>
+      adapter.start?.has(name) || (adapter.adalora !== null && /\.lora_[ABE]$/.test(name));
+    const kept = trainables.filter(({ name }) => isKept(name));
     return {
       lm: model.model,
       trainables,
       checkpointing,
-      method: adapter.adalora ? (optimizer) => new AdaLoraTraining(adapter, optimizer) : undefined,
+      method: adapter.adalora
+        ? (optimizer) => new AdaLoraTraining(adapter, optimizer)
+        : adapter.start
+          ? () => new RawAdapter(byName(kept))
+          : undefined,
       save: (dir) => model.savePretrained(dir),
       async load(dir) {
         // PEFT's layout: the adapter named "default" is in the folder itself.
         const folder = model.activeAdapter === "default" ? dir : join(dir, model.activeAdapter);
         using file = openSafetensors(join(folder, "adapter_model.safetensors"));
-        await fillTensors(file, byName(trainables.filter(({ name }) => !kept.includes(name))));
+        await fillTensors(file, byName(trainables.filter(({ name }) => !isKept(name))));
       },
     };
   }

@@ -43,6 +43,7 @@ export async function loadModel(options: LoadModelOptions): Promise<CausalLM> {
     generationConfig: source.generationConfig,
     parameters: await createParameters(backend, stored, options),
     nameOrPath: options.nameOrPath ?? path,
+    path,
     warnings,
   });
 }
