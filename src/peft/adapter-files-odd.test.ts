@@ -95,7 +95,7 @@ test("initialisations that left the base model alone can be loaded, others not",
     assert.equal(JSON.parse(readFileSync(join(target, "adapter_config.json"), "utf8")).init_lora_weights, init);
   }
   await assert.rejects(
-    loadAdapter(model, await withInit("pissa")),
+    loadAdapter(model, await withInit("corda")),
     /initLoraWeights: this initialisation is not supported yet/,
   );
 });
@@ -112,7 +112,7 @@ test("wrong files are told from right ones by file and tensor or key", async (t)
     [{ config: (c) => (c.use_qalora = true) }, /adapter_config.json: use_qalora: QALoRA is not supported yet/],
     [{ config: (c) => (c.use_dora = true) }, /tensor ".*q_proj.lora_magnitude_vector": found nothing \(and 13 more/],
     [{ config: (c) => (c.r = "four") }, /adapter_config.json: r: .*found "four"/],
-    [{ config: (c) => (c.task_type = "SEQ_CLS") }, /adapter_config.json: taskType: only "CAUSAL_LM"/],
+    [{ config: (c) => (c.task_type = "TOKEN_CLS") }, /adapter_config.json: taskType: only "CAUSAL_LM"/],
     [
       { config: (c) => (c.target_modules = "(") },
       /adapter_config.json: targetModules: "\(" is not a regular expression/,

@@ -57,7 +57,7 @@ test("what is out of range is said with what would work", () => {
     [{ modulesToSave: new Array(10_001).fill("x") }, /modulesToSave: expected at most 10000 names/],
     [{ rankPattern: { q_proj: 0 } }, /rankPattern.q_proj: expected a rank of at least 1, found 0/],
     [{ layersToTransform: -1 }, /layersToTransform: expected a layer's index, from 0, found -1/],
-    [{ taskType: "SEQ_CLS" }, /taskType: only "CAUSAL_LM" is supported, found "SEQ_CLS"/],
+    [{ taskType: "TOKEN_CLS" }, /taskType: only "CAUSAL_LM" and "SEQ_CLS" are supported, found "TOKEN_CLS"/],
     [{ randomState: -1 }, /randomState/],
     [{ loraAlpha: Number.NaN }, /loraAlpha/],
   ];
