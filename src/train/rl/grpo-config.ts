@@ -1,9 +1,8 @@
 import { z } from "zod";
 import { OptionError, parseOptions } from "../../util/options.ts";
 import { TrainingArguments, type TrainingArgumentsOptions } from "../arguments.ts";
-import { withoutForeign } from "../foreign-options.ts";
-import { renamed } from "../option-names.ts";
 import { GRPO_FOREIGN } from "./grpo-foreign.ts";
+import { splitOptions } from "./split-options.ts";
 
 export const GRPO_LOSS_TYPES = ["grpo", "dr_grpo", "dapo", "bnpo", "cispo", "sapo", "luspo", "vespo"] as const;
 export type GRPOLossType = (typeof GRPO_LOSS_TYPES)[number];
@@ -99,16 +98,11 @@ const Base = TrainingArguments as new (options: object) => TrainingArguments & R
  */
 export class GRPOConfig extends Base {
   constructor(options: (GRPOOptions & TrainingArgumentsOptions) | Readonly<Record<string, unknown>> = {}) {
-    const all = Object.entries(renamed("GRPOConfig", options as Record<string, unknown>, {}));
-    const pick = (own: boolean): Record<string, unknown> =>
-      Object.fromEntries(all.filter(([name]) => isGrpo(name) === own));
-    super({ ...DEFAULTS, ...pick(false) });
-    const own = withoutForeign("GRPOConfig", pick(true), GRPO_FOREIGN);
+    const { own, args } = splitOptions("GRPOConfig", grpoSchema, GRPO_FOREIGN, options);
+    super({ ...DEFAULTS, ...args });
     Object.assign(this, complete(parseOptions("GRPOConfig", grpoSchema, own), this));
   }
 }
-
-const isGrpo = (name: string): boolean => Object.hasOwn(grpoSchema.shape, name) || Object.hasOwn(GRPO_FOREIGN, name);
 
 function complete(given: z.output<typeof grpoSchema>, args: TrainingArguments): GRPOValues {
   const fail = (message: string): never => {

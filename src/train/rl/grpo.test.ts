@@ -240,7 +240,10 @@ test("settings that cannot be are refused, with what would work", async () => {
   assert.throws(() => new GRPOConfig({ numGenerations: 1 }), /at least 2/);
   assert.throws(() => new GRPOConfig({ generationBatchSize: 8, stepsPerGeneration: 1 }), /give one of them/);
   assert.throws(() => new GRPOConfig({ generationBatchSize: 12 }), /multiple of perDeviceTrainBatchSize/);
-  assert.throws(() => new GRPOConfig({ num_generation: 4 }), /did you mean "numGenerations"|unknown option/);
+  assert.throws(
+    () => new GRPOConfig({ num_generation: 4 }),
+    /GRPOConfig: unknown option "numGeneration"; did you mean "numGenerations"/,
+  );
   assert.throws(() => new GRPOConfig({ use_vllm: true }), /useVllm true cannot be had: this library generates itself/);
   assert.throws(() => new GRPOConfig({ entropyCoef: 0.1 }), /entropyCoef 0.1 cannot be had/);
   assert.throws(() => new GRPOConfig({ lossType: "ppo" }), /lossType/);

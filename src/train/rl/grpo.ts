@@ -14,7 +14,7 @@ import type { RolloutFunction } from "./grpo-generation.ts";
 import { grpoLoss } from "./grpo-loss.ts";
 import { Policy } from "./grpo-policy.ts";
 import { GRPOEvalSource, GRPOSource } from "./grpo-source.ts";
-import { type PromptRow, promptRows } from "./prompts.ts";
+import { checkedLengths, type PromptRow, promptRows } from "./prompts.ts";
 import { type RewardFunction, rewardNames } from "./rewards.ts";
 
 export { GRPO_LOSS_TYPES, GRPOConfig, type GRPOLossType, type GRPOOptions } from "./grpo-config.ts";
@@ -71,14 +71,15 @@ export class GRPOTrainer extends Trainer {
     const promptSettings = { owner: "GRPOTrainer", tokenizer, ...args };
     const read = (data: Dataset<Row>): PromptRow[] => promptRows(data, promptSettings);
     const prompts = read(trainDataset);
-    const { length, where } = longestPrompt(prompts);
-    const maxPositions = length + args.maxCompletionLength;
-    if (maxPositions > lm.config.maxPositions) {
-      throw new OptionError(
-        `GRPOTrainer: the longest prompt (row ${where}) has ${length} tokens, which with maxCompletionLength ` +
-          `${args.maxCompletionLength} is more than the model's ${lm.config.maxPositions} positions: set maxPromptLength, or lower maxCompletionLength`,
-      );
-    }
+    const limits = {
+      most: lm.config.maxPositions,
+      completion: args.maxCompletionLength,
+      option: "maxCompletionLength",
+    };
+    const maxPositions = Math.max(
+      checkedLengths("GRPOTrainer", prompts, limits),
+      ...datasets(evalDataset).map((data) => checkedLengths("GRPOTrainer", read(data), limits)),
+    );
     const silent = args.logLevel === "error" || args.logLevel === "critical";
     const completions = new CompletionsLog({
       enabled: args.logCompletions,
@@ -87,12 +88,18 @@ export class GRPOTrainer extends Trainer {
       print: silent ? null : (text) => console.log(text),
     });
     const policy = new Policy({ lm, tokenizer, args, rewards, names, weights, rolloutFunc, completions });
-    const toEvalSource = (data: Dataset<Row>): BatchSource =>
-      new GRPOEvalSource(
-        read(data),
-        { seed: args.seed, numGenerations: args.numGenerationsEval ?? args.numGenerations },
-        policy,
-      );
+    const evalGenerations = { seed: args.seed, numGenerations: args.numGenerationsEval ?? args.numGenerations };
+    const toEvalSource = (data: Dataset<Row>): BatchSource => {
+      const held = read(data);
+      const needed = checkedLengths("GRPOTrainer", held, limits);
+      if (needed > maxPositions) {
+        throw new OptionError(
+          `GRPOTrainer: evaluation prompts have up to ${needed - args.maxCompletionLength} tokens, more than those of ` +
+            "training, which memory is planned for: set maxPromptLength",
+        );
+      }
+      return new GRPOEvalSource(held, evalGenerations, policy);
+    };
     super({
       model: asTrainable(model),
       args,
@@ -144,17 +151,12 @@ const evalPrefix = (logs: LogRow): string =>
     .find((key) => key.endsWith("_loss") && `${key.slice(0, -"_loss".length)}_runtime` in logs)
     ?.slice(0, -"_loss".length) ?? "eval";
 
+const datasets = (data: PromptDatasets | undefined): Dataset<Row>[] =>
+  data === undefined ? [] : data instanceof Dataset ? [data] : Object.values(data);
+
 function evalSources(data: PromptDatasets | EvalSources, toSource: (data: Dataset<Row>) => BatchSource): EvalSources {
   if (isBatchSource(data)) return data;
   if (data instanceof Dataset) return toSource(data);
   const entries = Object.entries(data as Readonly<Record<string, Dataset<Row> | BatchSource>>);
   return Object.fromEntries(entries.map(([name, one]) => [name, isBatchSource(one) ? one : toSource(one)]));
-}
-
-function longestPrompt(prompts: readonly PromptRow[]): { length: number; where: number } {
-  let [length, where] = [0, 0];
-  prompts.forEach(({ ids }, i) => {
-    if (ids.length > length) [length, where] = [ids.length, i];
-  });
-  return { length, where };
 }

@@ -12,3 +12,11 @@ export {
   type RolloutFunction,
   type TextOrMessages,
 } from "./grpo.ts";
+export {
+  type AddValueAdapterOptions,
+  addValueAdapter,
+  PPOConfig,
+  type PPOOptions,
+  PPOTrainer,
+  type PPOTrainerOptions,
+} from "./ppo.ts";

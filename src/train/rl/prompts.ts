@@ -37,6 +37,25 @@ export function promptRows(data: Dataset<Row>, settings: PromptSettings): Prompt
   return Array.from(data.located(), (located) => promptRow(located, settings));
 }
 
+/**
+ * Positions that the longest prompt with a completion needs. Throws OptionError when the model has not so many.
+ * @param limits `option` is the name of the setting that says how long completions may be
+ */
+export function checkedLengths(
+  owner: string,
+  prompts: readonly PromptRow[],
+  { most, completion, option }: { readonly most: number; readonly completion: number; readonly option: string },
+): number {
+  let longest = 0;
+  for (const [i, { ids }] of prompts.entries()) if (ids.length > (prompts[longest]?.ids.length ?? 0)) longest = i;
+  const length = prompts[longest]?.ids.length ?? 0;
+  if (length + completion <= most) return length + completion;
+  throw new OptionError(
+    `${owner}: the longest prompt (row ${longest}) has ${length} tokens, which with ${option} ${completion} is more ` +
+      `than the model's ${most} positions: set maxPromptLength, or lower ${option}`,
+  );
+}
+
 function promptRow(located: LocatedRow, settings: PromptSettings): PromptRow {
   const { tokenizer, maxPromptLength, chatTemplateKwargs } = settings;
   const example = readPrompt(located);

@@ -25,12 +25,12 @@ export function wordTokenizer(vocabSize = 101): Tokenizer {
   return words as unknown as Tokenizer;
 }
 
-/** Keeps the gradients of some steps, by "<step>.<tensor's name>". */
-export function gradientKeeper(steps: readonly number[], kept: Map<string, Float32Array>): TrainerCallback {
+/** Keeps the gradients of some updates, counted from 1, by "<update>.<tensor's name>". */
+export function gradientKeeper(updates: readonly number[], kept: Map<string, Float32Array>): TrainerCallback {
   return {
-    async onPreOptimizerStep({ state, optimizer }) {
-      const step = state.globalStep + 1;
-      if (!steps.includes(step)) return;
+    async onPreOptimizerStep({ optimizer }) {
+      const step = optimizer.step + 1;
+      if (!updates.includes(step)) return;
       for (const trainable of optimizer.trainables) {
         const bytes = await optimizer.gradient(trainable).read();
         kept.set(
