@@ -1,6 +1,7 @@
 import { type Graph, Node, type Value } from "../graph/graph.ts";
 import type { Attrs, Op } from "../graph/op.ts";
 import { optimize } from "../graph/optimize.ts";
+import { loraGradOf, loraGradOp } from "./lora-grad.ts";
 import { chainOf, matmulChainOp } from "./matmul-chain.ts";
 import { groupOf, matmulGroupOp } from "./matmul-group.ts";
 
@@ -12,6 +13,7 @@ const NARROW_SHARE = 16;
 /**
  * Rewrites a differentiated graph so that products of layers that share their input (q, k, v; gate, up) read it once:
  * x·A_iᵀ as one step, [x, low]·[W_i, s·B_i]ᵀ as one, the gradients dA_i = dlow_iᵀ·x as one, and the sum that is dx as one.
+ * The gradient of a layer's output is read once for both gradients of its low-rank part.
  * For backends that say `groupsProducts`; what is computed stays the same but for the order of sums.
  */
 export function groupTrainingProducts(graph: Graph): void {
@@ -35,6 +37,7 @@ export function groupTrainingProducts(graph: Graph): void {
       : null;
   });
   chainSums(graph);
+  joinLoraGradients(graph);
 }
 
 const isNarrow = (n: number, { shape }: Value): boolean => shape.length === 2 && n * NARROW_SHARE <= shape[1]!;
@@ -64,6 +67,32 @@ function joinSharing(graph: Graph, where: "first" | "last", shared: (node: Node)
     graph,
     [...groups.values()].map(({ at, members }) => ({ at, members, op: matmulGroupOp, ...groupOf(members) })),
   );
+}
+
+/** dy·B and dyᵀ·low as one step, where the first of them was. */
+function joinLoraGradients(graph: Graph): void {
+  const { made } = positions(graph);
+  const waiting = new Map<string, { node: Node; at: number }>();
+  const replacements: Replacement[] = [];
+  graph.nodes.forEach((node, at) => {
+    const { op, phase, inputs, attrs } = node;
+    if (op.name !== "matmul" || phase !== "backward" || attrs.transB || inputs[3] || inputs[4]) return;
+    const [dy, other] = inputs as [Value, Value];
+    if (dy.shape.length !== 2) return;
+    const key = `${dy.id} ${other.shape[1]}`;
+    if (!attrs.transA) {
+      const narrow = other.shape.length === 2 && other.shape[1]! * NARROW_SHARE <= other.shape[0]!;
+      if (narrow && other.dtype === "f32" && !inputs[2] && attrs.dtype === dy.dtype) waiting.set(key, { node, at });
+      return;
+    }
+    const before = waiting.get(key);
+    const ready = (value: Value | null) => !value || (made.get(value) ?? -1) < (before?.at ?? 0);
+    if (!before || other.dtype !== dy.dtype || attrs.dtype !== "f32" || !inputs.every(ready)) return;
+    waiting.delete(key);
+    const members = [before.node, node];
+    replacements.push({ at: before.at, members, op: loraGradOp, ...loraGradOf(before.node, node) });
+  });
+  replace(graph, replacements);
 }
 
 /** A sum of products, each the next one's `acc` and nothing else, as one step where the last of them was. */

@@ -14,7 +14,7 @@ import type { Backend, HostArray } from "../backend.ts";
 import { openCpuBackend } from "../cpu/backend.ts";
 import { gpu, skip } from "./gpu.test.support.ts";
 
-const [K, R] = [256, 12];
+const [K, R] = [256, 16];
 
 interface Layers {
   readonly rows: number;

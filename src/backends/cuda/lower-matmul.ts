@@ -1,9 +1,21 @@
 import type { Node, Value } from "../../graph/graph.ts";
-import type { FloatDType } from "../../graph/types.ts";
 import { cType, float, int, long, pointer } from "./kernels.ts";
 import { fewRows, lowerFewRows } from "./lower-decode.ts";
+import { lowerFp8, productInFp8 } from "./lower-fp8.ts";
 import { joinColumns, lowerChain, lowerGroup } from "./lower-groups.ts";
-import { colsOf, decodeNf4, dense, floatOf, type Lower, type Lowering, rowsOf, size, spread } from "./lowering.ts";
+import { lowerLoraGrad } from "./lower-lora-grad.ts";
+import {
+  addBias,
+  colsOf,
+  decodeNf4,
+  dense,
+  floatOf,
+  type Lower,
+  type Lowering,
+  rowsOf,
+  size,
+  spread,
+} from "./lowering.ts";
 
 /** C = acc + bias + alpha·op(A)·op(B) + alpha2·op(A2)·op(B2): a library product each, operands decoded to A's type first. */
 export const LOWER_MATMUL: Readonly<Record<string, Lower>> = {
@@ -11,6 +23,7 @@ export const LOWER_MATMUL: Readonly<Record<string, Lower>> = {
     const [a, b, acc, bias, a2, b2] = node.inputs as [Value, Value, ...(Value | null)[]];
     const c = node.outputs[0]!;
     if (fewRows([node], to)) return lowerFewRows([node], to);
+    if (productInFp8(to, node)) return lowerFp8([node], to);
     if (foldable(node)) return lowerFolded(node, to);
     const { transA, transB, alpha, alpha2 } = node.attrs as Record<string, number | boolean>;
     const input = floatOf(a);
@@ -37,6 +50,7 @@ export const LOWER_MATMUL: Readonly<Record<string, Lower>> = {
   },
   matmul_group: (node, to) => lowerGroup(node, to, LOWER_MATMUL.matmul!),
   matmul_chain: lowerChain,
+  lora_grad: (node, to) => lowerLoraGrad(node, to, LOWER_MATMUL.matmul!),
 };
 
 /** Depth that a folded update gets, zeros included. */
@@ -85,19 +99,4 @@ function lowerFolded(node: Node, to: Lowering): void {
     { m, n, k: depth, transA: false, transB, input, output, lda: depth, ldb: transB ? depth : n, ldc: n },
     { a: left, b: right, c: source, d: target, alpha, beta: acc || bias ? 1 : 0 },
   );
-}
-
-function addBias(
-  to: Lowering,
-  at: { acc: Value | null; bias: Value; out: number; n: number; cols: number },
-  output: FloatDType,
-): void {
-  const type = cType(output);
-  spread(to, "elementwise", { T: type, A: type, B: "float", Y: type }, "add_bias", at.n, [
-    long(at.n),
-    long(at.cols),
-    pointer(to.address(at.acc)),
-    pointer(to.address(at.bias)),
-    pointer(at.out),
-  ]);
 }
