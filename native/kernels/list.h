@@ -46,7 +46,7 @@
   K(fill, "ii p")                                             \
   K(copy, "i pp")                                             \
   /* sampling.inc */                                          \
-  K(sample, "ii pp p pp i p")                                 \
+  K(sample, "ii pp p pp i pp")                                \
   /* optim.inc */                                             \
   K(sum_squares, "i p p p")                                   \
   K(clip_factor, "pppp")                                      \

@@ -61,7 +61,7 @@ export interface ExecuteOptions {
 export interface Executable {
   readonly program: Program;
   /**
-   * Fill the inputs, run, and copy outputs back; one at a time on a backend, in call order. Throws when an input is
+   * Fill the inputs, run, and copy outputs back (integers as floats too); one at a time on a backend, in call order. Throws when an input is
    * missing, unknown or of another length.
    */
   execute(inputs: Readonly<Record<string, HostArray>>, options?: ExecuteOptions): Promise<Record<string, Float32Array>>;

@@ -20,19 +20,25 @@ export interface Drawn {
 /** Whether tokens that were there before make a difference. */
 export const needsSeen = ({ repetitionPenalty }: Draws): boolean => repetitionPenalty !== 1;
 
-/** Inputs of a program that draws `rows` tokens, the first ones for these sequences. */
+/** Inputs of a program that draws `rows` tokens, the first ones for these sequences (negative: nothing is drawn). */
 export function drawInputs(draws: Draws, sequences: readonly number[], rows: number) {
-  const inputs = {
+  const drawRows = new Int32Array(rows).fill(-1);
+  drawRows.set(sequences);
+  return {
     settings: Float32Array.from(SAMPLING_SETTINGS, (name) => draws[name]),
-    draws: new Uint32Array(4 * rows),
-    drawRows: new Int32Array(rows).fill(-1),
+    draws: randomWords(draws, sequences, rows),
+    drawRows,
   };
+}
+
+/** Key and counter of every row's random numbers (see sampleOp), `later` steps from the first. */
+export function randomWords(draws: Draws, sequences: readonly number[], rows: number, later = 0): Uint32Array {
+  const words = new Uint32Array(4 * rows);
+  const key = [draws.seed >>> 0, Math.floor(draws.seed / 2 ** 32)];
   sequences.forEach((sequence, i) => {
-    inputs.drawRows[i] = sequence;
-    const index = draws.firstIndex + sequence;
-    inputs.draws.set([draws.seed >>> 0, Math.floor(draws.seed / 2 ** 32), index, draws.step], 4 * i);
+    words.set([...key, draws.firstIndex + sequence, draws.step + later], 4 * i);
   });
-  return inputs;
+  return words;
 }
 
 /** A bit for every token that a sequence has, in the model's memory. */

@@ -130,6 +130,34 @@ test("draws have the probabilities of the filtered softmax (chi-square)", async 
   assert.ok(chiSquare < freedom + 5 * Math.sqrt(2 * freedom), `chi-square ${chiSquare} of ${freedom}`);
 });
 
+test("several steps at once draw what single steps draw", async () => {
+  const draws = (step: number) => ({
+    temperature: 1.2,
+    topK: 0,
+    topP: 0.9,
+    minP: 0,
+    repetitionPenalty: 1.3,
+    seed: 9,
+    step,
+    firstIndex: 4,
+  });
+  const run = async (steps: number) => {
+    using session = new DecodingSession(model, 3, 64);
+    const [first, , third] = await session.prefillAndDraw(PROMPTS.slice(0, 3), draws(0));
+    let next: (number | null)[] = [first!.token, null, third!.token];
+    const rows: unknown[] = [];
+    for (let step = 1; step < 7; step += steps) {
+      const drawn = await session.decodeAndDraw(next, draws(step), { steps });
+      next = drawn.at(-1)!.map(({ token }, i) => (i === 1 ? null : token));
+      for (const row of drawn) rows.push(row[0], row[2]);
+    }
+    return { rows, cached: [0, 1, 2].map((i) => [...session.tokens(i)]) };
+  };
+  const single = await run(1);
+  assert.deepEqual(await run(3), single);
+  assert.equal(single.cached[0]!.length, PROMPTS[0]!.length + 6);
+});
+
 test("an aborted call leaves the session usable; onToken may end a completion", async () => {
   using session = new DecodingSession(model, 2, 64);
   const controller = new AbortController();

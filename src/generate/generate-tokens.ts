@@ -82,11 +82,13 @@ export async function generateTokens(
     const running = completions.slice(at * copies, (at + some.length) * copies);
     const draws = (step: number): Draws => ({ ...settings, step, firstIndex: at * copies });
     const options = { signal, copies, keepPrefix: settings.keepPrefix };
-    let drawn = await session.prefillAndDraw(some, draws(0), options);
-    for (let step = 1; ; step++) {
-      const next = running.map((completion, i) => completion.add(drawn[i]!));
+    let drawn = [await session.prefillAndDraw(some, draws(0), options)];
+    for (let step = 1; ; ) {
+      const next = running.map((completion, i) => completion.add(drawn.map((row) => row[i]!)));
       if (next.every((token) => token === null)) break;
-      drawn = await session.decodeAndDraw(next, draws(step), signal);
+      const steps = stepsOf(session, next, settings.maxNewTokens - step);
+      drawn = await session.decodeAndDraw(next, draws(step), { steps, signal });
+      step += steps;
     }
   }
   return {
@@ -94,6 +96,12 @@ export async function generateTokens(
     finished: completions.map(({ finished }) => finished),
     ...(settings.logProbs && { logProbs: completions.map(({ logProbs }) => logProbs) }),
   };
+}
+
+/** As many steps at once as the session likes, if all sequences have as many to go. */
+function stepsOf(session: DecodingSession, next: readonly (number | null)[], left: number): number {
+  const room = next.map((token, i) => (token === null ? left : session.maxLength - session.tokens(i).length));
+  return Math.min(left, ...room) >= session.stepsAtOnce ? session.stepsAtOnce : 1;
 }
 
 function checkPrompts(
@@ -141,14 +149,16 @@ class Completion {
     this.onToken = onToken;
   }
 
-  /** Take what was drawn; the token to go on from, or null when the completion has ended. */
-  add({ token, logProb }: Drawn): number | null {
+  /** Take what was drawn, until the completion ends; the token to go on from, or null when it has ended. */
+  add(drawn: readonly Drawn[]): number | null {
     const { maxNewTokens } = this.settings;
-    if (this.finished || this.tokens.length >= maxNewTokens) return null;
-    this.tokens.push(token);
-    this.logProbs.push(logProb);
-    const ended = this.onToken?.(token, this.index) ?? false;
-    this.finished = ended || this.stops.has(token);
-    return this.finished || this.tokens.length >= maxNewTokens ? null : token;
+    for (const { token, logProb } of drawn) {
+      if (this.finished || this.tokens.length >= maxNewTokens) return null;
+      this.tokens.push(token);
+      this.logProbs.push(logProb);
+      const ended = this.onToken?.(token, this.index) ?? false;
+      this.finished = ended || this.stops.has(token);
+    }
+    return this.finished || this.tokens.length >= maxNewTokens ? null : drawn.at(-1)!.token;
   }
 }

@@ -25,7 +25,7 @@ export interface CacheSpec {
 
 /**
  * What a program gives for the tokens it is asked about: their logits (output: logits [n, vocab]), or the tokens drawn from
- * those (inputs: settings, draws, drawRows; output: chosen; see sampleOp), with or without a penalty for those `seen`.
+ * those (inputs: settings, draws, drawRows; outputs: tokens, logProbs; see sampleOp), with or without a penalty for those `seen`.
  */
 export type Head = { readonly kind: "logits" } | { readonly kind: "draw"; readonly seen: DeviceTensor | null };
 
@@ -82,6 +82,42 @@ export function compileExtend(spec: CacheSpec, count: number, ends: number | nul
   return compile(model, graph, ends === null ? `decode, ${count} sequences` : `extend, ${count} tokens`);
 }
 
+/**
+ * `steps` tokens of each of `count` sequences, the next drawn from what the one before gives, without the host in between.
+ * Inputs: ids, rows i32[count]; settings, drawRows; and of each step s, positions.s, slots.s, lengths.s i32[count], draws.s.
+ * Outputs: tokens.s, logProbs.s.
+ */
+export function compileSteps(spec: CacheSpec, count: number, steps: number, seen: DeviceTensor | null): Executable {
+  const { model, maxLength } = spec;
+  const graph = new Graph();
+  const { heads, kvHeads, headDim, attentionScale: scale, attentionSoftcap: softcap, windows } = model.config;
+  const input = (name: string) => graph.input(name, "i32", [count]);
+  const trace = new DecoderTrace(graph, model, { maxPositions: maxLength });
+  const caches = spec.layers.map(({ keys, values }) => ({
+    keys: graph.use(keys, { mutable: true }),
+    values: graph.use(values, { mutable: true }),
+  }));
+  let ids = input("ids");
+  let known = seen && graph.use(seen, { mutable: true });
+  for (let step = 0; step < steps; step++) {
+    const [slots, lengths] = [input(`slots.${step}`), input(`lengths.${step}`)];
+    const hidden = trace.run({ ids, positions: input(`positions.${step}`) }, (layer, q, k, v) => {
+      const cache = caches[layer]!;
+      cache.keys = kvWrite(cache.keys, k, slots);
+      cache.values = kvWrite(cache.values, v, slots);
+      const options = { heads, kvHeads, headDim, scale, softcap, window: windows[layer]!, maxLength };
+      return attentionCached(q, { ...cache, rows: input("rows"), lengths }, options);
+    });
+    const drawn = draw(graph, trace.logits(hidden), `draws.${step}`, known);
+    graph.output(`tokens.${step}`, drawn.tokens);
+    graph.output(`logProbs.${step}`, drawn.logProbs);
+    ids = drawn.tokens;
+    known = drawn.seen;
+  }
+  if (model.backend.groupsProducts) fuseDecoding(graph);
+  return compile(model, graph, `decode ${steps} of ${count} sequences`);
+}
+
 /** Copies `count` rows of every layer's cache. Inputs: from, to i32[count]; a negative `to` is skipped. */
 export function compileCopy(spec: CacheSpec, count: number): Executable {
   const graph = new Graph();
@@ -103,14 +139,19 @@ function giveHead(trace: DecoderTrace, hidden: Value, head: Head): void {
     graph.output("logits", logits);
     return;
   }
-  const n = hidden.shape[0]!;
-  const chosen = sample(logits, {
+  const drawn = draw(graph, logits, "draws", head.seen && graph.use(head.seen, { mutable: true }));
+  graph.output("tokens", drawn.tokens);
+  graph.output("logProbs", drawn.logProbs);
+}
+
+function draw(graph: Graph, logits: Value, draws: string, seen: Value | null): ReturnType<typeof sample> {
+  const n = logits.shape[0]!;
+  return sample(logits, {
     settings: graph.input("settings", "f32", [SAMPLING_SETTINGS.length]),
-    draws: graph.input("draws", "u32", [4 * n]),
+    draws: graph.input(draws, "u32", [4 * n]),
     rows: graph.input("drawRows", "i32", [n]),
-    seen: head.seen && graph.use(head.seen, { mutable: true }),
+    seen,
   });
-  graph.output("chosen", chosen);
 }
 
 function write(graph: Graph, layer: LayerCache, k: Value, v: Value, slots: Value): { keys: Value; values: Value } {

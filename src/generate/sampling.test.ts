@@ -58,7 +58,11 @@ const CASES = await Promise.all(
 const ROWS = 2048;
 
 /** Draws of ROWS tokens from the same logits. */
-async function drawMany(backend: CpuBackend, logits: Float32Array, sampling: Sampling): Promise<Float32Array> {
+async function drawMany(
+  backend: CpuBackend,
+  logits: Float32Array,
+  sampling: Sampling,
+): Promise<Record<string, Float32Array>> {
   const vocab = logits.length;
   const words = Math.ceil(vocab / 32);
   const seen = backend.createTensor("seen", "u32", [ROWS, words], { role: "cache" });
@@ -66,13 +70,14 @@ async function drawMany(backend: CpuBackend, logits: Float32Array, sampling: Sam
   for (const token of fixture.previous_tokens) bits[token >> 5]! |= 1 << (token & 31);
   for (let row = 0; row < ROWS; row++) seen.write(new Uint8Array(bits.buffer), { offset: 4 * row * words });
   const graph = new Graph();
-  const chosen = sample(graph.input("logits", "f32", [ROWS, vocab]), {
+  const drawn = sample(graph.input("logits", "f32", [ROWS, vocab]), {
     settings: graph.input("settings", "f32", [5]),
     draws: graph.input("draws", "u32", [4 * ROWS]),
     rows: graph.input("rows", "i32", [ROWS]),
     seen: graph.use(seen, { mutable: true }),
   });
-  graph.output("chosen", chosen);
+  graph.output("tokens", drawn.tokens);
+  graph.output("logProbs", drawn.logProbs);
   const executable = backend.compile(plan(graph, { workspaceOf: backend.workspaceOf, rates: backend.rates }));
   const repeated = new Float32Array(ROWS * vocab);
   for (let row = 0; row < ROWS; row++) repeated.set(logits, row * vocab);
@@ -82,14 +87,13 @@ async function drawMany(backend: CpuBackend, logits: Float32Array, sampling: Sam
     draws: Uint32Array.from({ length: 4 * ROWS }, (_, i) => [7, 0, i >> 2, 3][i % 4]!),
     rows: Int32Array.from({ length: ROWS }, (_, row) => row),
   });
-  const tokens = result.chosen!.subarray(0, ROWS);
   const marked = new Uint32Array((await seen.read()).buffer);
-  tokens.forEach((token, row) => {
+  result.tokens!.forEach((token, row) => {
     assert.ok((marked[row * words + (token >> 5)]! >>> (token & 31)) & 1, "a drawn token counts as seen");
   });
   executable.dispose();
   seen.dispose();
-  return result.chosen!;
+  return result;
 }
 
 const BACKENDS = [...(await runtimes())]
@@ -102,9 +106,9 @@ for (const { name, settings, sampling } of CASES) {
     penalizeRepetition(logits, fixture.previous_tokens, sampling.repetitionPenalty);
     const { tokens, probabilities } = candidates(logits, sampling);
     for (const [label, backend] of BACKENDS) {
-      const chosen = await drawMany(backend, plain, sampling);
+      const drawn = await drawMany(backend, plain, sampling);
       const counts = new Float64Array(plain.length);
-      for (const token of chosen.subarray(0, ROWS)) counts[token]!++;
+      for (const token of drawn.tokens!) counts[token]!++;
       // Equals at an edge all stay in the kernel, and share what one of them has in the reference.
       const edge = logits[tokens.at(-1)!]!;
       const inside = logits.map((logit) => (logit >= edge ? 1 : 0));
@@ -120,8 +124,8 @@ for (const { name, settings, sampling } of CASES) {
       // Mean plus five standard deviations; the rare ones that are left out only make it smaller.
       assert.ok(chiSquare <= freedom + 1 + 5 * Math.sqrt(2 * (freedom + 1)), `${label}: ${chiSquare} of ${freedom}`);
       for (let row = 0; row < 64; row++) {
-        const expected = logProbability(plain, chosen[row]!, sampling.temperature);
-        assert.ok(Math.abs(chosen[ROWS + row]! - expected) < 1e-4, `${label}: ${chosen[ROWS + row]}, ${expected}`);
+        const expected = logProbability(plain, drawn.tokens![row]!, sampling.temperature);
+        assert.ok(Math.abs(drawn.logProbs![row]! - expected) < 1e-4, `${label}: ${drawn.logProbs![row]}, ${expected}`);
       }
     }
   });

@@ -2,15 +2,25 @@ import type { DeviceTensor, Executable, HostArray } from "../backends/backend.ts
 import type { FloatDType } from "../graph/types.ts";
 import type { ModelAdapter } from "../models/adapter.ts";
 import type { CausalLM } from "../models/model.ts";
-import { type Drawn, type Draws, drawInputs, needsSeen, SeenTokens } from "./draws.ts";
-import { commonPrefix, newTokens, packPrompts, placeToken } from "./inputs.ts";
+import { type Drawn, type Draws, drawInputs, needsSeen, randomWords, SeenTokens } from "./draws.ts";
+import { commonPrefix, type NewTokens, newTokens, packPrompts, placeToken } from "./inputs.ts";
 import { bucket, ProgramCache } from "./program-cache.ts";
-import { type CacheSpec, compileCopy, compileExtend, compilePrefill, type Head, type LayerCache } from "./programs.ts";
+import {
+  type CacheSpec,
+  compileCopy,
+  compileExtend,
+  compilePrefill,
+  compileSteps,
+  type Head,
+  type LayerCache,
+} from "./programs.ts";
 
 /** Prompts are processed this many tokens at a time, or one by one where a single one is longer. */
 const PREFILL_TOKENS = 8192;
 /** Cache rows that are copied at a time. */
 const COPY_ROWS = 4096;
+/** Tokens drawn in a row where asking the host in between would take a share of a step. */
+const STEPS_AT_ONCE = 4;
 /** Compiled programs that are kept. */
 const PROGRAMS = 16;
 
@@ -55,6 +65,11 @@ export class DecodingSession {
     this.adapter = model.adapter;
     this.sequences = Array.from({ length: batch }, () => []);
     this.spec = { model, maxLength, layers: createLayers(model, batch * maxLength) };
+  }
+
+  /** Steps that `decodeAndDraw` had better make at once when more are wanted. */
+  get stepsAtOnce(): number {
+    return this.model.backend.groupsProducts ? STEPS_AT_ONCE : 1;
   }
 
   /** Tokens of a sequence whose keys and values are in the cache. */
@@ -104,13 +119,51 @@ export class DecodingSession {
    * Append one token to each of the first sequences and give the logits [vocab] after it; null leaves a sequence as it
    * is (its logits mean nothing).
    */
-  decode(tokens: readonly (number | null)[], signal?: AbortSignal): Promise<Float32Array[]> {
-    return this.step(tokens, null, signal);
+  async decode(tokens: readonly (number | null)[], signal?: AbortSignal): Promise<Float32Array[]> {
+    const { inputs, sequences } = this.nextTokens(tokens, 1);
+    const results = await this.run("decode", { ...inputs }, sequences, null, signal, (head) =>
+      compileExtend(this.spec, this.batch, null, head),
+    );
+    tokens.forEach((token, sequence) => {
+      if (token !== null) this.sequences[sequence]!.push(token);
+    });
+    return results;
   }
 
-  /** The same, drawing the next token of every sequence that got one. */
-  decodeAndDraw(tokens: readonly (number | null)[], draws: Draws, signal?: AbortSignal): Promise<Drawn[]> {
-    return this.step(tokens, draws, signal);
+  /**
+   * The same, drawing the next token of every sequence that got one, and going on from it: `steps` tokens each, by step and
+   * sequence. All but the last are then in the cache.
+   */
+  async decodeAndDraw(
+    tokens: readonly (number | null)[],
+    draws: Draws,
+    { steps = 1, signal }: { steps?: number; signal?: AbortSignal | undefined } = {},
+  ): Promise<Drawn[][]> {
+    const { inputs, sequences } = this.nextTokens(tokens, steps);
+    const { positions, slots, lengths, ids, rows } = inputs;
+    const all: Record<string, HostArray> = { ids, rows, ...drawInputs(draws, sequences, this.batch) };
+    delete all.draws;
+    for (let step = 0; step < steps; step++) {
+      all[`positions.${step}`] = positions.map((position) => position + step);
+      all[`slots.${step}`] = slots.map((slot) => (slot < 0 ? slot : slot + step));
+      all[`lengths.${step}`] = lengths.map((length) => (length === 0 ? 0 : length + step));
+      all[`draws.${step}`] = randomWords(draws, sequences, this.batch, step);
+    }
+    const seen = needsSeen(draws) ? (this.seen?.tensor ?? null) : null;
+    const program = this.program(`decode ${steps} ${seen !== null}`, () =>
+      compileSteps(this.spec, this.batch, steps, seen),
+    );
+    const results = await program.execute(all, signal ? { signal } : {});
+    const drawn = Array.from({ length: steps }, (_, step) =>
+      sequences.map((_, i) => ({
+        token: results[`tokens.${step}`]![i]!,
+        logProb: results[`logProbs.${step}`]![i]!,
+      })),
+    );
+    tokens.forEach((token, i) => {
+      if (token !== null) this.sequences[i]!.push(token, ...drawn.slice(0, -1).map((row) => row[i]!.token));
+    });
+    return drawn;
   }
 
   dispose(): void {
@@ -204,25 +257,18 @@ export class DecodingSession {
     return results;
   }
 
-  private async step<D extends Draws | null>(
-    tokens: readonly (number | null)[],
-    draws: D,
-    signal?: AbortSignal,
-  ): Promise<Result<D>[]> {
+  /** A token for each sequence, with room for so many; sequences that get none are negative. */
+  private nextTokens(tokens: readonly (number | null)[], steps: number): { inputs: NewTokens; sequences: number[] } {
     const inputs = newTokens(this.batch);
     tokens.forEach((id, sequence) => {
       if (id === null) return;
-      this.checkRoom(sequence, 1);
+      this.checkRoom(sequence, steps);
       placeToken(inputs, sequence, id, { sequence, position: this.tokens(sequence).length }, this.maxLength);
     });
-    const sequences = Array.from({ length: this.batch }, (_, i) => ((tokens[i] ?? null) === null ? -1 : i));
-    const results = await this.run("decode", { ...inputs }, sequences, draws, signal, (head) =>
-      compileExtend(this.spec, this.batch, null, head),
-    );
-    tokens.forEach((token, sequence) => {
-      if (token !== null) this.sequences[sequence]!.push(token);
-    });
-    return results;
+    return {
+      inputs,
+      sequences: Array.from({ length: this.batch }, (_, i) => ((tokens[i] ?? null) === null ? -1 : i)),
+    };
   }
 
   /** The cache rows of each prompt's first sequence to its other ones. */
@@ -275,11 +321,11 @@ export class DecodingSession {
     const head: Head = draws ? { kind: "draw", seen } : { kind: "logits" };
     const program = this.program(`${name} ${ends} ${head.kind} ${seen !== null}`, () => compile(head));
     const all = draws ? { ...inputs, ...drawInputs(draws, sequences, ends) } : inputs;
-    const { logits, chosen } = await program.execute(all, signal ? { signal } : {});
+    const { logits, tokens, logProbs } = await program.execute(all, signal ? { signal } : {});
     const { vocabSize } = this.model.config;
     const result = (row: number): Float32Array | Drawn =>
-      chosen
-        ? { token: chosen[row]!, logProb: chosen[ends + row]! }
+      tokens
+        ? { token: tokens[row]!, logProb: logProbs![row]! }
         : logits!.subarray(row * vocabSize, (row + 1) * vocabSize);
     return sequences.map((_, row) => result(row) as Result<D>);
   }

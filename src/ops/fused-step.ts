@@ -1,5 +1,6 @@
 import { type Graph, Node, type Value } from "../graph/graph.ts";
 import type { Op } from "../graph/op.ts";
+import { kvWriteOp } from "./cache.ts";
 import { traffic } from "./check.ts";
 
 const MEMBERS = new WeakMap<Node, readonly Node[]>();
@@ -22,16 +23,16 @@ function fusedOp(name: string): Op {
       flops: membersOf(step).reduce((sum, member) => sum + (member.op.cost?.(member).flops ?? 0), 0),
       bytes: traffic(step),
     }),
-    // A member may update a tensor; within the step no memory is used again.
+    // Members that only update a tensor do so; other memory is not used again within the step.
     inPlace: (step) =>
-      membersOf(step).flatMap((member) =>
-        (member.op.inPlace?.(member) ?? [])
-          .filter(([, input]) => member.inputs[input]?.kind === "tensor")
-          .map(([output, input]): [number, number] => [
+      membersOf(step)
+        .filter(({ op }) => op.name === kvWriteOp.name)
+        .flatMap((member) =>
+          kvWriteOp.inPlace!(member).map(([output, input]): [number, number] => [
             step.outputs.indexOf(member.outputs[output]!),
             step.inputs.indexOf(member.inputs[input]!),
           ]),
-      ),
+        ),
   };
 }
 

@@ -13,8 +13,8 @@ export const SAMPLING_SETTINGS = ["temperature", "topK", "topP", "minP", "repeti
  * largest of logit + Gumbel noise, in f32, the noise from Philox with key draws[0..1] and counter (token / 4, draws[2..3]).
  *
  * Inputs: logits, settings f32[5], draws u32[4n], rows i32[n] (the row of `seen`; negative: nothing is to be drawn), seen?
- * u32 [m, ⌈V/32⌉], a bit a token. Outputs: chosen f32 [2, n]: tokens, then their log-probabilities over the whole vocabulary
- * at the temperature (at 1 when it is 0), before the penalty; and seen with the new tokens in it.
+ * u32 [m, ⌈V/32⌉], a bit a token. Outputs: tokens i32[n]; logProbs f32[n], over the whole vocabulary at the temperature (at 1
+ * when it is 0), before the penalty; and seen with the new tokens in it.
  */
 export const sampleOp: Op<Record<string, never>> = {
   name: "sample",
@@ -27,14 +27,22 @@ export const sampleOp: Op<Record<string, never>> = {
     expectSpec("sample", "rows", required("sample", "rows", inputs, 3), "i32", [n]);
     const seen = inputs[4];
     if (seen) expectSpec("sample", "seen", seen, "u32", [-1, Math.ceil(vocab / 32)]);
-    return [{ dtype: "f32", shape: [2, n] }, ...(seen ? [{ dtype: seen.dtype, shape: seen.shape }] : [])];
+    return [
+      { dtype: "i32", shape: [n] },
+      { dtype: "f32", shape: [n] },
+      ...(seen ? [{ dtype: seen.dtype, shape: seen.shape }] : []),
+    ];
   },
   cost: (node) => ({ flops: 0, bytes: node.inputs[0]!.bytes }),
-  inPlace: (node) => (node.inputs[4] ? [[1, 4]] : []),
+  inPlace: (node) => (node.inputs[4] ? [[2, 4]] : []),
 };
 
-/** Tokens and their log-probabilities, f32 [2, n]; `seen` is updated. */
-export function sample(logits: Value, from: { settings: Value; draws: Value; rows: Value; seen: Value | null }): Value {
+/** The next tokens i32[n] and their log-probabilities f32[n]; what comes after uses the `seen` that is given back. */
+export function sample(
+  logits: Value,
+  from: { settings: Value; draws: Value; rows: Value; seen: Value | null },
+): { tokens: Value; logProbs: Value; seen: Value | null } {
   const inputs = [logits, from.settings, from.draws, from.rows, from.seen];
-  return graphOf(inputs).apply(sampleOp, inputs, {})[0]!;
+  const [tokens, logProbs, seen] = graphOf(inputs).apply(sampleOp, inputs, {});
+  return { tokens: tokens!, logProbs: logProbs!, seen: seen ?? null };
 }

@@ -62,7 +62,8 @@ export class CpuExecutable implements Executable {
       for (const name of options.read ?? this.program.outputs.keys()) {
         const value = this.program.outputs.get(name);
         if (!value) throw new Error(`program "${this.program.name}" has no output "${name}"`);
-        results[name] = new Float32Array(this.runtime.bytes(this.address(value), value.bytes).slice().buffer);
+        const { buffer } = this.runtime.bytes(this.address(value), value.bytes).slice();
+        results[name] = value.dtype === "i32" ? Float32Array.from(new Int32Array(buffer)) : new Float32Array(buffer);
       }
       return results;
     });

@@ -197,7 +197,8 @@ export const LOWERINGS: Readonly<Record<string, Lower>> = {
     const [logits, settings, draws, rows, seen] = node.inputs as [Value, Value, Value, Value, Value | null];
     const pointers = [logits, settings, draws, rows, seen].map((value) => to.address(value));
     const known = seen ? rowsOf(seen) : 0;
-    to.emit("sample", [rowsOf(logits), colsOf(logits), ...pointers, known, to.address(node.outputs[0])]);
+    const outputs = node.outputs.slice(0, 2).map((value) => to.address(value));
+    to.emit("sample", [rowsOf(logits), colsOf(logits), ...pointers, known, ...outputs]);
   },
   clear(node, to) {
     to.emit("fill", [node.inputs[0]!.bytes, 0, to.address(node.inputs[0])]);

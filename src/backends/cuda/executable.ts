@@ -265,8 +265,9 @@ function notNegative(bytes: Uint8Array): number {
 
 function toFloats(value: Value, bytes: Uint8Array): Float32Array {
   if (value.dtype === "f32") return new Float32Array(bytes.buffer);
+  if (value.dtype === "i32") return Float32Array.from(new Int32Array(bytes.buffer));
   if (value.dtype !== "bf16" && value.dtype !== "f16") {
-    throw new CudaError(`output ${value} is not a floating-point array`);
+    throw new CudaError(`output ${value} is not an array of numbers`);
   }
   const halves = new Uint16Array(bytes.buffer);
   const floats = new Float32Array(halves.length);

@@ -85,7 +85,7 @@ export const LOWER_DECODE: Readonly<Record<string, Lower>> = {
       overlap: true,
       args: [
         int(rowsOf(logits)), int(colsOf(logits)), ...pointers, int(seen ? rowsOf(seen) : 0),
-        pointer(to.address(node.outputs[0])),
+        ...node.outputs.slice(0, 2).map((value) => pointer(to.address(value))),
       ],
     }); // biome-ignore format: in the groups of the kernel's signature
   },

@@ -124,12 +124,12 @@ DEVICE int draw(const Row& row, float top, int k, float p, float least, const u3
 }
 
 KERNEL sample(int n, int vocab, const float* logits, const float* settings, const u32* draws, const int* rows, u32* seen,
-              int known, float* chosen) {
+              int known, int* tokens, float* log_probs) {
   start_next();
   wait_for_previous();
   const int i = blockIdx.x, words = (vocab + 31) / 32;
   if (rows[i] < 0) {
-    if (threadIdx.x == 0) chosen[i] = chosen[n + i] = 0.0f;
+    if (threadIdx.x == 0) tokens[i] = 0, log_probs[i] = 0.0f;
     return;
   }
   u32* mine = seen && rows[i] < known ? seen + (i64)rows[i] * words : nullptr;
@@ -151,8 +151,8 @@ KERNEL sample(int n, int vocab, const float* logits, const float* settings, cons
   if (settings[0] > 0.0f) token = draw(row, top.value, (int)settings[1], settings[2], settings[3], draws + 4 * i);
   __syncthreads();
   if (threadIdx.x == 0) {
-    chosen[i] = (float)token;
-    chosen[n + i] = row.logits[token] * row.inverse - all - logf(total);
+    tokens[i] = token;
+    log_probs[i] = row.logits[token] * row.inverse - all - logf(total);
     if (mine) mine[token >> 5] |= 1u << (token & 31);
   }
 }
