@@ -143,12 +143,12 @@ export class StepRunner {
     const { inputIds: ids, positions, seqStart, seqEnd, labels } = batch;
     const all = { ids, positions, seqStart, seqEnd, labels, lossScale: Float32Array.of(scale), seed, gradScale };
     const wanted = [...executable.program.inputs.keys()];
-    const valueOf = (name: string): Float32Array | Int32Array | Uint32Array => {
+    const arrayOf = (name: string): Float32Array | Int32Array | Uint32Array => {
       if (name === "noise") return neftuneNoise(batch, model.config.hiddenSize, neftuneNoiseAlpha!, seed);
       if (name.startsWith(INPUT_PREFIX)) return batch.inputs![name.slice(INPUT_PREFIX.length)]!.data;
       return all[name as keyof typeof all];
     };
-    return Object.fromEntries(wanted.map((name) => [name, valueOf(name)]));
+    return Object.fromEntries(wanted.map((name) => [name, arrayOf(name)]));
   }
 
   private compiledBatch(mode: BatchMode, shape: BatchShape): Compiled {
