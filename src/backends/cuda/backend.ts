@@ -65,6 +65,7 @@ export class CudaBackend implements Backend {
         `fp8 needs compute capability 8.9 and bfloat16 activations; ${name} has ${computeCapability / 10}, computing in ${this.computeDtype}`,
       );
     }
+    this.device.fp8 = this.fp8;
     this.arena = new Arena(this.device);
     const capability = `${Math.floor(computeCapability / 10)}.${computeCapability % 10}`;
     this.description = `${name}, ${Math.round(bytes / 2 ** 30)} GiB, compute capability ${capability}, ${this.computeDtype}`;

@@ -16,7 +16,7 @@ export class CollectingBackend extends SketchCudaBackend {
   /** Launches by source, names and kernel: one of each. */
   readonly launches = new Map<string, Launch>();
 
-  constructor(computeDtype: FloatDType, computeCapability: number) {
+  constructor(computeDtype: FloatDType, computeCapability: number, fp8 = false) {
     const sharedBytes = (computeCapability < 80 ? 64 : 163) * 1024;
     const info: DeviceInfo = {
       id: 0,
@@ -28,7 +28,7 @@ export class CollectingBackend extends SketchCudaBackend {
       sharedBytes,
       l2Bytes: 2 ** 22,
     };
-    super({ computeDtype }, info);
+    super({ computeDtype, fp8 }, info);
   }
 
   override compile(program: Program): Executable {
@@ -42,6 +42,7 @@ export class CollectingBackend extends SketchCudaBackend {
     return {
       multiprocessors,
       computeCapability,
+      fp8: this.fp8,
       address: (value) => (value ? 2 ** 32 : 0),
       tensor: (value) => {
         if (value.tensor instanceof CudaTensor) return value.tensor;

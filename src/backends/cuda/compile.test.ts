@@ -33,10 +33,10 @@ async function collected(call: Promise<unknown>): Promise<void> {
 
 /** Launches of the op conformance suite, of training steps and of decoding. */
 async function launchesOf(dtype: FloatDType, capability: number): Promise<Launch[]> {
-  const backend = new CollectingBackend(dtype, capability);
+  const backend = new CollectingBackend(dtype, capability, capability >= 89);
   for (const spec of Object.values(OP_CASES)) await collected(checkOpCase(backend, spec, dtype));
   for (const family of ["llama", "gemma2"]) {
-    const model = tinyModel(backend, family, { head_dim: 64 });
+    const model = tinyModel(backend, family, { head_dim: 64, hidden_size: 32, intermediate_size: 64 });
     for (const storage of ["nf4", "int8"] as const) {
       const name = `model.layers.0.mlp.${storage === "nf4" ? "up" : "down"}_proj.weight`;
       const { shape } = model.parameter(name);
@@ -46,9 +46,12 @@ async function launchesOf(dtype: FloatDType, capability: number): Promise<Launch
     for (const eightBit of [false, true]) {
       const adam = { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weightDecay: 0, eightBit };
       const optimizer = new Optimizer(backend, trainables, adam);
-      const runner = new StepRunner({ model, optimizer, policy: { kind: "keep" }, maxPositions: 64 });
-      const row = { inputIds: new Int32Array(9), labels: new Int32Array(9) };
-      await collected(runner.train(collate([[row]]), 1, new Uint32Array(2)));
+      const runner = new StepRunner({ model, optimizer, policy: { kind: "keep" }, maxPositions: 1024 });
+      // Kernels differ by how many rows there are.
+      for (const length of [9, 1024]) {
+        const row = { inputIds: new Int32Array(length), labels: new Int32Array(length) };
+        await collected(runner.train(collate([[row]]), 1, new Uint32Array(2)));
+      }
       await collected(optimizer.update(1, 1));
     }
     const session = new DecodingSession(model, 1, 16);

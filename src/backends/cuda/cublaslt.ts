@@ -5,10 +5,17 @@ import { CUBLASLT, loadLibrary } from "./library.ts";
 
 type Call = (...args: (number | bigint | ArrayBufferView | null)[]) => number;
 
-const DATA_TYPE: Record<FloatDType, number> = { f32: 0, f16: 2, bf16: 14 };
+const DATA_TYPE = { f32: 0, f16: 2, bf16: 14, e4m3: 28 } as const;
 const COMPUTE_F32 = 68;
 const TRANSPOSE_A = 3;
 const TRANSPOSE_B = 4;
+const SCALE_A = 17;
+const SCALE_B = 18;
+const FAST_SUMS = 25;
+const SCALE_MODE_A = 31;
+const SCALE_MODE_B = 32;
+/** A scale for every row of an operand, f32. */
+const SCALE_ROWS = 3;
 const MAX_WORKSPACE = 1;
 const HEURISTIC_BYTES = 96;
 const ALGORITHM_BYTES = 64;
@@ -23,14 +30,28 @@ export interface Product {
   readonly k: number;
   readonly transA: boolean;
   readonly transB: boolean;
-  /** Type of A and B; sums are f32. */
-  readonly input: FloatDType;
+  /** Type of A and B; sums are f32. e4m3 has a scale for each row of op(A) and column of op(B), and transB only. */
+  readonly input: FloatDType | "e4m3";
   /** Type of C and D. */
   readonly output: FloatDType;
   /** Row lengths. */
   readonly lda: number;
   readonly ldb: number;
   readonly ldc: number;
+  /** Of e4m3: sums with fewer bits, which is faster. */
+  readonly fastSums?: boolean;
+}
+
+/** Where a product's operands are. `c` may be `d`; it is not read when beta is 0. Scales are those of e4m3. */
+export interface ProductOperands {
+  readonly a: number;
+  readonly b: number;
+  readonly c: number;
+  readonly d: number;
+  readonly alpha: number;
+  readonly beta: number;
+  readonly scaleA?: number;
+  readonly scaleB?: number;
 }
 
 interface Plan {
@@ -78,14 +99,10 @@ export class CublasLt {
     this.call("preferenceSet", this.preference, MAX_WORKSPACE, new BigUint64Array([BigInt(PRODUCT_WORKSPACE)]), 8);
   }
 
-  /** Enqueue a product. `c` may be `d`; it is not read when beta is 0. */
-  run(
-    product: Product,
-    at: { a: number; b: number; c: number; d: number; alpha: number; beta: number },
-    workspace: number,
-    stream: Handle,
-  ): void {
+  /** Enqueue a product. */
+  run(product: Product, at: ProductOperands, workspace: number, stream: Handle): void {
     const { description, layouts, algorithm } = this.plan(product);
+    if (product.input === "e4m3") this.setScales(description, at.scaleA!, at.scaleB!);
     const [layoutA, layoutB, layoutC] = layouts;
     this.alpha[0] = at.alpha;
     this.beta[0] = at.beta;
@@ -137,7 +154,14 @@ export class CublasLt {
     const description = this.make("descCreate", COMPUTE_F32, DATA_TYPE.f32);
     this.call("descSet", description, TRANSPOSE_A, Int32Array.of(transB ? 1 : 0), 4);
     this.call("descSet", description, TRANSPOSE_B, Int32Array.of(transA ? 1 : 0), 4);
-    const layout = (type: FloatDType, rows: number, cols: number, ld: number): Handle =>
+    if (input === "e4m3") {
+      this.call("descSet", description, SCALE_MODE_A, Int32Array.of(SCALE_ROWS), 4);
+      this.call("descSet", description, SCALE_MODE_B, Int32Array.of(SCALE_ROWS), 4);
+      this.call("descSet", description, FAST_SUMS, Int8Array.of(product.fastSums ? 1 : 0), 1);
+      // Which algorithms there are does not depend on where the scales are, but on there being some.
+      this.setScales(description, 256, 256);
+    }
+    const layout = (type: keyof typeof DATA_TYPE, rows: number, cols: number, ld: number): Handle =>
       this.make("layoutCreate", DATA_TYPE[type], cols, rows, ld);
     const layoutA = transA ? layout(input, k, m, lda) : layout(input, m, k, lda);
     const layoutB = transB ? layout(input, n, k, ldb) : layout(input, k, n, ldb);
@@ -151,6 +175,12 @@ export class CublasLt {
       throw new CudaError(`cuBLASLt ${this.version} has no algorithm for ${shape} (status ${status})`, status);
     }
     return { description, layouts: [layoutA, layoutB, layoutC], algorithm: result.slice(0, ALGORITHM_BYTES) };
+  }
+
+  /** The operands change places here too. */
+  private setScales(description: Handle, scaleA: number, scaleB: number): void {
+    this.call("descSet", description, SCALE_A, BigUint64Array.of(BigInt(scaleB)), 8);
+    this.call("descSet", description, SCALE_B, BigUint64Array.of(BigInt(scaleA)), 8);
   }
 
   private make(name: string, ...args: number[]): Handle {

@@ -1,5 +1,5 @@
 import koffi from "koffi";
-import { CublasLt, PRODUCT_WORKSPACE, type Product } from "./cublaslt.ts";
+import { CublasLt, PRODUCT_WORKSPACE, type Product, type ProductOperands } from "./cublaslt.ts";
 import { type DeviceInfo, type DevicePointer, Driver, type Handle } from "./driver.ts";
 import { CudaError, CudaOutOfMemoryError, CudaUnavailableError } from "./errors.ts";
 import { type Defines, type KernelArgument, Kernels, packArguments } from "./kernels.ts";
@@ -42,6 +42,8 @@ export class CudaDevice {
   readonly stream: Handle;
   /** For copies beside what `stream` does. */
   readonly copyStream: Handle;
+  /** Programs are to multiply frozen weights in e4m3. */
+  fp8 = false;
   allocated = 0;
   peak = 0;
   private readonly kernels: Kernels;
@@ -194,7 +196,7 @@ export class CudaDevice {
     };
   }
 
-  product(product: Product, at: { a: number; b: number; c: number; d: number; alpha: number; beta: number }): Command {
+  product(product: Product, at: ProductOperands): Command {
     // What the library has no algorithm for is found out now, not in the middle of a run.
     this.lt.plan(product);
     return () => this.lt.run(product, at, this.productWorkspace, this.stream);

@@ -58,6 +58,7 @@ function emitting(works: Work[], workspace: DevicePointer, around: Surroundings)
   return {
     multiprocessors: device.info.multiprocessors,
     computeCapability: device.info.computeCapability,
+    fp8: device.fp8,
     address: (value) => (value ? address(value) : 0),
     tensor: cudaTensor,
     scratch(bytes) {
@@ -123,6 +124,7 @@ export function workspaceOf(device: CudaDevice, node: Node): number {
   lower(node, {
     multiprocessors: device.info.multiprocessors,
     computeCapability: device.info.computeCapability,
+    fp8: device.fp8,
     address: () => 0,
     tensor: cudaTensor,
     scratch(more) {

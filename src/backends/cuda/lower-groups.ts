@@ -4,6 +4,7 @@ import { type ChainMember, chainMembers } from "../../ops/matmul-chain.ts";
 import { groupMembers } from "../../ops/matmul-group.ts";
 import { cType, float, int, long, pointer } from "./kernels.ts";
 import { fewRows, lowerFewRows } from "./lower-decode.ts";
+import { inFp8, lowerFp8, multiplyInFp8, productInFp8, quantizeRows } from "./lower-fp8.ts";
 import {
   colsOf,
   decodeQuantized,
@@ -40,6 +41,7 @@ export function lowerGroup(node: Node, to: Lowering, lowerOne: Lower): void {
   if (fewRows(members, to)) lowerFewRows(members, to);
   else if (members[0]!.attrs.transA && members.every(({ inputs }) => inputs[1] === b))
     lowerNarrowGradients(members, to);
+  else if (members.every((member) => productInFp8(to, member))) lowerFp8(members, to);
   else if (many && members.every(isNarrow)) lowerNarrow(members, to);
   else if (many && foldedTogether(members)) lowerFolded(members, to);
   else for (const member of members) to.scoped(() => lowerOne(member, to));
@@ -172,6 +174,12 @@ export function lowerChain(node: Node, to: Lowering): void {
   }
   for (const { a, b, transB, alpha } of members) {
     to.scoped(() => {
+      if (alpha === 1 && inFp8(to, a, b)) {
+        const rows = quantizeRows(to, to.address(a), m, colsOf(a));
+        multiplyInFp8(to, { ...rows, m }, b, transB, { c: source || target, d: target, beta: source ? 1 : 0 });
+        source = target;
+        return;
+      }
       let right = to.address(b);
       if (b.dtype !== input) {
         right = to.scratch(bytesOf(input) * size(b));

@@ -1,6 +1,6 @@
 import type { Node, Value } from "../../graph/graph.ts";
 import { type FloatDType, GraphError, isFloat, numel } from "../../graph/types.ts";
-import type { Product } from "./cublaslt.ts";
+import type { Product, ProductOperands } from "./cublaslt.ts";
 import type { Launch } from "./device.ts";
 import type { DevicePointer } from "./driver.ts";
 import { cType, type Defines, float, int, type KernelArgument, long, pointer } from "./kernels.ts";
@@ -11,6 +11,8 @@ import type { CudaTensor } from "./tensor.ts";
 export interface Lowering {
   readonly multiprocessors: number;
   readonly computeCapability: number;
+  /** Whether frozen weights are to be multiplied in e4m3. */
+  readonly fp8?: boolean;
   /** Address of a value; 0 when it is absent. */
   address(value: Value | null | undefined): DevicePointer;
   tensor(value: Value): CudaTensor;
@@ -19,10 +21,7 @@ export interface Lowering {
   /** Run `body`, whose scratch is free again afterwards. */
   scoped(body: () => void): void;
   launch(launch: Launch): void;
-  product(
-    product: Product,
-    at: { a: DevicePointer; b: DevicePointer; c: DevicePointer; d: DevicePointer; alpha: number; beta: number },
-  ): void;
+  product(product: Product, at: ProductOperands): void;
   copy(target: DevicePointer, source: DevicePointer, bytes: number): void;
   clear(target: DevicePointer, bytes: number): void;
   /**
@@ -159,4 +158,20 @@ export function decodeNf4(
       pointer(out),
     ],
   });
+}
+
+/** out = bias (+ acc), what a product with a bias is added to. */
+export function addBias(
+  to: Lowering,
+  at: { acc: Value | null; bias: Value; out: number; n: number; cols: number },
+  output: FloatDType,
+): void {
+  const type = cType(output);
+  spread(to, "elementwise", { T: type, A: type, B: "float", Y: type }, "add_bias", at.n, [
+    long(at.n),
+    long(at.cols),
+    pointer(to.address(at.acc)),
+    pointer(to.address(at.bias)),
+    pointer(at.out),
+  ]);
 }

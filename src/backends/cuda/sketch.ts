@@ -19,6 +19,7 @@ const TYPICAL: DeviceInfo = {
 /** Contexts and allocations that cost nothing: addresses are made up, contents are forgotten. */
 class SketchDevice {
   readonly info: DeviceInfo;
+  fp8 = false;
   allocated = 0;
   peak = 0;
   private next = 2 ** 32;
