@@ -20,14 +20,23 @@ export function transpose({ rows, cols, data }: Matrix): Matrix {
 /** a·b */
 export function multiply(a: Matrix, b: Matrix): Matrix {
   const out = zeros(a.rows, b.cols);
-  const n = b.cols;
+  const [n, depth] = [b.cols, a.cols];
+  const whole = depth - (depth % 4);
+  const B = b.data;
   for (let i = 0; i < a.rows; i++) {
     const row = out.data.subarray(i * n, (i + 1) * n);
-    for (let k = 0; k < a.cols; k++) {
-      const factor = a.data[i * a.cols + k]!;
-      if (factor === 0) continue;
+    // Four rows of b at a time: the sums are read and written a quarter as often.
+    for (let k = 0; k < whole; k += 4) {
+      const from = i * depth + k;
+      const [p, q, r, s] = [a.data[from]!, a.data[from + 1]!, a.data[from + 2]!, a.data[from + 3]!];
       const at = k * n;
-      for (let j = 0; j < n; j++) row[j]! += factor * b.data[at + j]!;
+      for (let j = 0; j < n; j++) {
+        row[j]! += p * B[at + j]! + q * B[at + n + j]! + r * B[at + 2 * n + j]! + s * B[at + 3 * n + j]!;
+      }
+    }
+    for (let k = whole; k < depth; k++) {
+      const factor = a.data[i * depth + k]!;
+      for (let j = 0; j < n; j++) row[j]! += factor * B[k * n + j]!;
     }
   }
   return out;
