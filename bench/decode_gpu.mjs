@@ -109,16 +109,17 @@ const weightBytes = (model) =>
 
 /** Milliseconds of each kind of step of the decoding program, the longest first. */
 async function kernelTable(session, lines) {
-  const entry = [...session.programs.programs].find(([key]) => key.startsWith("decode"));
+  const entry = [...session.programs.programs].find(([key]) => key.startsWith("decode 1"));
   const { program } = entry[1];
   const inputs = Object.fromEntries(
     [...program.inputs].map(([name, value]) => {
       const n = value.shape[0];
       if (name === "settings") return [name, Float32Array.of(0, 0, 1, 0, 1)];
-      if (name === "draws") return [name, new Uint32Array(n)];
+      if (name.startsWith("draws")) return [name, new Uint32Array(n)];
+      const kind = name.split(".")[0];
       const fills = { lengths: session.maxLength - 1, positions: session.maxLength - 2, slots: -1 };
-      const row = name === "rows" || name === "drawRows";
-      return [name, Int32Array.from({ length: n }, (_, i) => (row ? i : (fills[name] ?? 1)))];
+      const row = kind === "rows" || kind === "drawRows";
+      return [name, Int32Array.from({ length: n }, (_, i) => (row ? i : (fills[kind] ?? 1)))];
     }),
   );
   const timings = new Float64Array(program.steps.length);
@@ -163,8 +164,8 @@ for (const kind of flags.models.split(",")) {
         await generateTokens(session, prompts, { maxNewTokens, temperature: 0 });
         return performance.now() - from;
       };
-      await run(4);
-      await run(4);
+      await run(12);
+      await run(12);
       const prefillMs = await run(1);
       const totalMs = await run(newTokens);
       const stepMs = (totalMs - prefillMs) / (newTokens - 1);
