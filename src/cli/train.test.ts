@@ -194,3 +194,25 @@ test("--streaming: rows tokenised into a file train as rows in memory do, and ar
     else process.env.XDG_CACHE_HOME = before;
   }
 });
+
+test("train --peft-type ADALORA prunes ranks, draws them, and its adapter is used by the other commands", async () => {
+  const output = join(place.folder, "adalora");
+  const yaml = join(place.folder, "adalora.yaml");
+  writeFileSync(
+    yaml,
+    readFileSync(config, "utf8").replace("r: 4, lora_alpha: 8", "init_r: 3, target_r: 2, lora_alpha: 8"),
+  );
+  const { code, stdout, stderr } = await here("train", yaml, "--peft-type", "ADALORA", "--json", "--output", output);
+  assert.equal(code, 0, stderr);
+  const allocations = rowsOf(stdout).filter((row) => "adalora_budget" in row);
+  assert.ok(allocations.length > 0);
+  const { peft_type, rank_pattern, total_step } = JSON.parse(readFileSync(join(output, "adapter_config.json"), "utf8"));
+  assert.equal(peft_type, "ADALORA");
+  assert.equal(total_step, 4);
+  assert.ok(Object.keys(rank_pattern).length > 0);
+  assert.ok(existsSync(join(output, "adalora_ranks.svg")));
+  const evaluated = await here("eval", "--adapter", output, "--data", place.test, "--json");
+  assert.equal(evaluated.code, 0, evaluated.stderr);
+  const merged = await here("merge", "--adapter", output, "--output", join(place.folder, "merged"));
+  assert.equal(merged.code, 0, merged.stderr);
+});

@@ -8,7 +8,8 @@ export type RankPattern = Readonly<Record<string, readonly boolean[]>>;
 const steps = z.number().int().nonnegative({ error: "expected a number of steps, 0 or more" });
 const decay = z.number().gt(0).lt(1, { error: "expected a number between 0 and 1" });
 
-const ownShape = {
+/** AdaLoRA's own options. */
+export const adaLoraShape = {
   /** Mean rank of the modules in the end. */
   targetR: z.number().int().positive({ error: "expected a rank of at least 1" }).default(8),
   /** Rank of every module at the start. */
@@ -45,13 +46,13 @@ const sharedShape = loraSchema.omit({
 /** PEFT's AdaLoraConfig, in camelCase. */
 export const adaLoraSchema = z.strictObject({
   ...sharedShape,
-  ...ownShape,
+  ...adaLoraShape,
   /** true: A and B normal with deviation 0.02, E zero; false: all three standard normal (for debugging). */
   initLoraWeights: z.boolean({ error: "AdaLoRA has its own initialisation: expected true or false" }).default(true),
 });
 
 /** AdaLoRA's own settings. */
-export type AdaLoraSettings = Readonly<Pick<z.output<typeof adaLoraSchema>, keyof typeof ownShape>>;
+export type AdaLoraSettings = Readonly<Pick<z.output<typeof adaLoraSchema>, keyof typeof adaLoraShape>>;
 /** An AdaLoRA configuration, complete and checked (see `adaLoraConfig`). */
 export type AdaLoraConfig = Readonly<z.output<typeof adaLoraSchema>> & { readonly peftType: "ADALORA" };
 /** What one may write for it: any part, defaults are PEFT's. */
@@ -112,7 +113,7 @@ export function splitAdaLora(config: AdaLoraConfig, owner: string): { lora: Lora
   const shared = { ...pick(sharedShape), r: config.initR } as LoraConfigOptions;
   // loraConfig knows two ways of starting; AdaLoRA's own start is kept in the same field.
   const lora = loraConfig({ ...shared, initLoraWeights: config.initLoraWeights }, owner);
-  return { lora, settings: pick(ownShape) as unknown as AdaLoraSettings };
+  return { lora, settings: pick(adaLoraShape) as unknown as AdaLoraSettings };
 }
 
 const isEmpty = (value: unknown): boolean =>

@@ -1,4 +1,5 @@
 import { z } from "zod";
+import { adaLoraShape } from "../../peft/adalora-config.ts";
 import { loraSchema } from "../../peft/lora-config.ts";
 import { withoutUnsupported } from "../../peft/unsupported.ts";
 import { argumentsSchema } from "../../train/arguments.ts";
@@ -65,6 +66,10 @@ const runSchema = z.strictObject({
     .describe("stop after this many evaluations without a better metric-for-best-model"),
 });
 
+const peftType = z.enum(["LORA", "ADALORA"]).optional().describe("kind of adapter (default: LORA)");
+// A saved adapter's ranks are read from its file.
+const { rankPattern: _, ...adaLora } = adaLoraShape;
+
 const checkpointing = z
   .union([z.boolean(), z.literal("unsloth")])
   .optional()
@@ -117,7 +122,7 @@ export function trainingTable(method: TrainingMethod): SettingsTable {
       {
         name: "lora",
         heading: "Adapter:",
-        schema: loraSchema.extend({ useGradientCheckpointing: checkpointing }),
+        schema: loraSchema.extend({ useGradientCheckpointing: checkpointing, peftType, ...adaLora }),
         defaults: { r: 16, loraAlpha: 16 },
         omit: ["inferenceMode", "taskType"],
       },
