@@ -32,4 +32,6 @@ export interface ModelAdapter {
   loraEmbedding(module: string): LoraPair | undefined;
   /** A trained copy of a base parameter (modules_to_save, trained biases); undefined: the base's own. */
   replacement(parameter: string): DeviceTensor | undefined;
+  /** What makes up for changes to the base weights where this adapter is left out; left out or null: there are none. */
+  readonly base?: ModelAdapter | null;
 }

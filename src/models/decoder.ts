@@ -124,7 +124,8 @@ export class DecoderTrace {
 
   private get adapter() {
     const { adapter } = this.options;
-    return adapter === undefined ? this.model.adapter : adapter;
+    if (adapter === null) return this.model.adapter?.base ?? null;
+    return adapter ?? this.model.adapter;
   }
 
   private layer(index: number, h: Value, positions: Value, attend: Attend): Value {

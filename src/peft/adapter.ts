@@ -7,6 +7,7 @@ import type { AdaLora } from "./adalora.ts";
 import type { DoraConstants } from "./dora.ts";
 import { type AdapterTensorSpec, EMBEDDING_WEIGHT, HEAD_WEIGHT } from "./layout.ts";
 import type { LoraConfig } from "./lora-config.ts";
+import { TakenOut } from "./taken-out.ts";
 import type { LoraTarget } from "./targets.ts";
 
 /** One tensor of an adapter, in the backend's memory, f32. */
@@ -61,6 +62,7 @@ export class LoraAdapter implements ModelAdapter {
   /** What was odd about the configuration or the file, but went on. */
   readonly warnings: readonly string[];
   private readonly dora: DoraConstants | null;
+  private takenOut: TakenOut | null = null;
   private readonly pairs = new Map<string, LoraPair>();
   private readonly embeddingPairs = new Map<string, LoraPair>();
   private readonly replacements = new Map<string, DeviceTensor>();
@@ -96,6 +98,12 @@ export class LoraAdapter implements ModelAdapter {
     for (const { parameters, tensor } of this.tensors) {
       for (const parameter of parameters) this.replacements.set(parameter, tensor);
     }
+  }
+
+  /** The model without this adapter: nothing, unless it has changed the base weights. Made when first asked for. */
+  get base(): TakenOut | null {
+    if (this.start) this.takenOut ??= new TakenOut(this.model, this.tensors, this.start);
+    return this.takenOut;
   }
 
   lora(module: string): LoraPair | undefined {
@@ -148,6 +156,7 @@ export class LoraAdapter implements ModelAdapter {
     for (const { tensor } of this.tensors) tensor.dispose();
     for (const tensor of this.overrides.values()) tensor.dispose();
     this.dora?.dispose();
+    this.takenOut?.dispose();
   }
 
   [Symbol.dispose](): void {

@@ -3,6 +3,9 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
 import { openSafetensors } from "../formats/safetensors.ts";
+import { Graph } from "../graph/graph.ts";
+import { plan } from "../graph/plan.ts";
+import { DecoderTrace } from "../models/decoder.ts";
 import { saveModel } from "../models/save.ts";
 import { relativeError } from "../testing/kernels.ts";
 import { oracleFloats, oracleTensors } from "../testing/oracle.ts";
@@ -158,6 +161,38 @@ test("LoftQ of a model loaded in 4 bits compares with the weights of its folder"
     const sum = (await readWeight(backend, quantised)).map((value, i) => value + update.data[i]!);
     assert.ok(relativeError(sum, exact) < 0.9 * before, `${relativeError(sum, exact)}, before ${before}`);
   }
+});
+
+test("without an adapter that changed the weights the model is as it was loaded: disabled, and as a reference", async (t) => {
+  const backend = await testBackend(t);
+  const options = { ...OPTIONS, initLoraWeights: "pissa", useDora: true } as const;
+  const model = await oracleModel(backend, "families/llama/model");
+  const before = await logitsOf(model, IDS);
+  using peft = new PeftModel(model, await attachLora(model, options));
+  for (const { tensor } of peft.adapter.tensors) {
+    const values = await readWeight(backend, tensor);
+    writeFloats(
+      tensor,
+      values.map((value, i) => value + 0.1 * Math.cos(i)),
+    );
+  }
+  assert.ok(relativeError(await logitsOf(model, IDS), before) > 0.01);
+  assertClose(await peft.disableAdapter(() => logitsOf(model, IDS)), before, 1e-5);
+  const graph = new Graph();
+  const n = IDS.length;
+  const input = (name: string) => graph.input(name, "i32", [n]);
+  const tokens = { ids: input("ids"), positions: input("p"), seqStart: input("s"), seqEnd: input("e") };
+  const trace = new DecoderTrace(graph, model, { maxPositions: 32, adapter: null });
+  graph.output("logits", trace.logits(trace.hidden(tokens)));
+  const executable = backend.compile(plan(graph, { workspaceOf: backend.workspaceOf, rates: backend.rates }));
+  const { logits } = await executable.execute({
+    ids: Int32Array.from(IDS),
+    p: Int32Array.from(IDS, (_, i) => i),
+    s: new Int32Array(n),
+    e: new Int32Array(n).fill(n),
+  });
+  assertClose(logits!, before, 1e-5);
+  executable.dispose();
 });
 
 test("what cannot start from a base weight is said before anything changes", async (t) => {

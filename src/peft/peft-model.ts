@@ -106,7 +106,7 @@ export class PeftModel {
   async disableAdapter<T>(body: () => T | Promise<T>): Promise<T> {
     this.checkNotMerged("disableAdapter");
     const { adapter } = this.model;
-    this.model.adapter = null;
+    this.model.adapter = adapter?.base ?? null;
     try {
       return await body();
     } finally {
