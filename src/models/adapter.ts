@@ -15,13 +15,24 @@ export interface LoraPair {
 }
 
 /** What DoRA has beside A and B. `out` is the length of the module's output: hidden size for an embedding. */
-export interface DoraTensors {
-  /** Trained, f32[out]. */
+export type DoraTensors = DoraDirections | DoraFactors;
+
+/** While it is trained. */
+export interface DoraDirections {
+  /** f32[out]. */
   readonly magnitude: DeviceTensor;
   /** Squared lengths of the frozen weight's vectors that `magnitude` goes with, f32[out]. */
   readonly squares: DeviceTensor;
   /** f32[r, r]. */
   readonly identity: DeviceTensor;
+}
+
+/** When nothing of it changes any more. */
+export interface DoraFactors {
+  /** f32[out]. */
+  readonly magnitude: DeviceTensor;
+  /** Magnitudes over the lengths of W + s·B·A, f32[out]. */
+  readonly factors: DeviceTensor;
 }
 
 /** What a model asks of an adapter while it is traced. peft/ implements it. */

@@ -81,6 +81,7 @@ function directionScale(
   along: "rows" | "columns",
   dtype: FloatDType,
 ): Value {
+  if ("factors" in dora!) return graph.use(dora.factors);
   const { magnitude, squares, identity } = dora!;
   const [A, B] = [graph.use(a), graph.use(b)];
   // All transposed, [r, out]: a 4-bit weight can only be a product's right operand.

@@ -22,7 +22,7 @@ import { baseOverride, fillTensor, matchTensors } from "./adapter-weights.ts";
 import { baseParameter, createTensors, tyingWarnings } from "./attach.ts";
 import { changesBase, startFromBase } from "./base-init.ts";
 import { configFileText, parseConfigFile } from "./config-file.ts";
-import { DoraConstants } from "./dora.ts";
+import { DoraConstants, doraTargets } from "./dora.ts";
 import {
   type AdapterTensorSpec,
   adapterLayout,
@@ -116,7 +116,7 @@ export async function readAdapter(
     const weightOf = (name: string): DeviceTensor => overrides.get(name) ?? baseParameter(model, name);
     const { targets } = resolution;
     const dora = config.useDora
-      ? await DoraConstants.create(model, targets, ({ path }) => weightOf(`${path}.weight`))
+      ? await DoraConstants.create(model, doraTargets(targets, tensors, weightOf), { trained: isTrainable })
       : null;
     return new LoraAdapter({
       model,

@@ -91,7 +91,7 @@ export class LoraAdapter implements ModelAdapter {
         e: own.get("E"),
         scale: target.scale,
         dropout: this.config.loraDropout,
-        dora: magnitude && this.dora?.tensors(target, magnitude),
+        dora: magnitude && this.dora?.tensors(target),
       };
       (target.kind === "embedding" ? this.embeddingPairs : this.pairs).set(target.path, pair);
     }

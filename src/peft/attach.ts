@@ -12,7 +12,7 @@ import {
 } from "./adalora-config.ts";
 import { type AdapterTensor, LoraAdapter } from "./adapter.ts";
 import { changesBase, startFromBase } from "./base-init.ts";
-import { DoraConstants, squaredLengths, updatedSquares } from "./dora.ts";
+import { DoraConstants, doraTargets, squaredLengths, updatedSquares } from "./dora.ts";
 import { initialValues } from "./init.ts";
 import { type AdapterTensorSpec, adapterLayout, EMBEDDING_WEIGHT, HEAD_WEIGHT } from "./layout.ts";
 import { type LoraConfig, type LoraConfigOptions, loraConfig } from "./lora-config.ts";
@@ -109,24 +109,23 @@ async function startDora(
   tensors: readonly AdapterTensor[],
 ): Promise<DoraConstants> {
   const { backend } = model;
+  const all = doraTargets(targets, tensors, (name) => baseParameter(model, name));
   const runner = new UpdateRunner(backend);
   try {
-    for (const target of targets) {
-      const own = (kind: AdapterTensorSpec["kind"]) =>
-        tensors.find((tensor) => tensor.target === target && tensor.kind === kind)!.tensor;
-      const numbers = await openWeight(backend, baseParameter(model, `${target.path}.weight`));
-      const pair = { a: own("A"), b: own("B"), scale: target.scale, dropout: 0 };
+    for (const { target, weight, a, b, magnitude } of all) {
+      const numbers = await openWeight(backend, weight);
       // Only these start from B·A = 0.
       const zero = initLoraWeights === true || initLoraWeights === "gaussian";
+      const pair = { a, b, scale: target.scale, dropout: 0 };
       const squares = zero
         ? squaredLengths(target, numbers)
         : await updatedSquares(target, numbers, await weightUpdate(backend, target, pair), runner);
-      writeFloats(own("magnitude"), Float32Array.from(squares, Math.sqrt));
+      writeFloats(magnitude, Float32Array.from(squares, Math.sqrt));
     }
   } finally {
     runner.dispose();
   }
-  return DoraConstants.create(model, targets, ({ path }) => baseParameter(model, `${path}.weight`));
+  return DoraConstants.create(model, all, { trained: true });
 }
 
 /** Makes a tensor for each part of an adapter and has it filled; on any error all are freed. */

@@ -124,6 +124,26 @@ test("a new adapter leaves the model's logits as they are, also where B is not z
   }
 });
 
+test("weights in 8 bits and in 4: loaded for use or for training, an adapter gives the same logits", async (t) => {
+  const backend = await testBackend(t);
+  const ids = [1, 20, 7, 58, 82];
+  const folder = oraclePath(...where("dora_llama"), "adapter");
+  for (const options of [{ loadIn8bit: true }, { loadIn4bit: true }]) {
+    using model = await oracleModel(backend, "families/llama/model", options);
+    assert.ok(model.parameter("model.layers.0.self_attn.q_proj.weight").quantization);
+    const base = await logitsOf(model, ids);
+    const all: Float32Array[] = [];
+    for (const isTrainable of [true, false]) {
+      using adapter = await loadAdapter(model, folder, { isTrainable });
+      const [path] = adapter.targets.map((target) => target.path);
+      assert.equal("factors" in adapter.lora(path!)!.dora!, !isTrainable);
+      all.push(await logitsOf(model, ids));
+    }
+    assertClose(all[1]!, all[0]!, 1e-5);
+    assert.ok(relativeError(all[0]!, base) > 0.1);
+  }
+});
+
 test("with dropout, what is dropped is dropped from the whole direction, as in PEFT", async (t) => {
   const backend = await testBackend(t);
   using model = await oracleModel(backend, "families/llama/model");

@@ -1,9 +1,10 @@
-import type { DeviceTensor } from "../backends/backend.ts";
+import type { Backend, DeviceTensor } from "../backends/backend.ts";
 import type { DoraTensors } from "../models/adapter.ts";
 import type { CausalLM } from "../models/model.ts";
+import type { AdapterTensor } from "./adapter.ts";
 import type { LoraTarget } from "./targets.ts";
-import type { UpdateRunner, WeightUpdate } from "./update.ts";
-import { openWeight, PIECE, type ReadNumbers, writeFloats } from "./weights.ts";
+import { UpdateRunner, type WeightUpdate, weightUpdate } from "./update.ts";
+import { openWeight, PIECE, type ReadNumbers, readWeight, writeFloats } from "./weights.ts";
 
 type Vectors = Pick<LoraTarget, "kind" | "shape">;
 
@@ -71,45 +72,100 @@ function addSquares(squares: Float64Array, { kind, shape: [, cols] }: Vectors, a
   }
 }
 
-/** The frozen tensors of a DoRA adapter: squared lengths of every target's weight, and an identity for every rank. */
+/** What a target's module has to compute with. */
+export interface DoraTarget {
+  readonly target: LoraTarget;
+  /** The weight its module uses. */
+  readonly weight: DeviceTensor;
+  readonly a: DeviceTensor;
+  readonly b: DeviceTensor;
+  readonly magnitude: DeviceTensor;
+}
+
+/**
+ * The frozen tensors of a DoRA adapter: squared lengths of every target's weight and an identity for every rank; or, of an
+ * adapter that is not trained, the factors that come of them, so that using it costs no more than a LoRA's.
+ */
 export class DoraConstants {
-  private readonly squares = new Map<string, DeviceTensor>();
+  private readonly byPath = new Map<string, DoraTensors>();
+  private readonly own: DeviceTensor[] = [];
   private readonly identities = new Map<number, DeviceTensor>();
 
-  /** Reads every target's weight once. `weightOf` gives the one its module uses. */
+  /** Reads every target's weight once. */
   static async create(
     { backend }: CausalLM,
-    targets: readonly LoraTarget[],
-    weightOf: (target: LoraTarget) => DeviceTensor,
+    targets: readonly DoraTarget[],
+    { trained }: { readonly trained: boolean },
   ): Promise<DoraConstants> {
     const constants = new DoraConstants();
-    const fill = (name: string, shape: readonly number[], values: Float32Array): DeviceTensor => {
-      const tensor = backend.createTensor(name, "f32", shape, { role: "constant" });
-      writeFloats(tensor, values);
-      return tensor;
-    };
+    const runner = new UpdateRunner(backend);
     try {
-      for (const target of targets) {
-        const { path, r } = target;
-        const squares = Float32Array.from(squaredLengths(target, await openWeight(backend, weightOf(target))));
-        constants.squares.set(path, fill(`${path}.squares`, [squares.length], squares));
-        if (constants.identities.has(r)) continue;
-        const identity = Float32Array.from({ length: r * r }, (_, i) => (i % (r + 1) === 0 ? 1 : 0));
-        constants.identities.set(r, fill(`identity.${r}`, [r, r], identity));
+      for (const { target, weight, a, b, magnitude } of targets) {
+        const { path, r, scale } = target;
+        const numbers = await openWeight(backend, weight);
+        if (trained) {
+          const squares = constants.fill(backend, `${path}.squares`, squaredLengths(target, numbers));
+          constants.byPath.set(path, { magnitude, squares, identity: constants.identity(backend, r) });
+          continue;
+        }
+        const update = await weightUpdate(backend, target, { a, b, scale, dropout: 0 });
+        const squares = await updatedSquares(target, numbers, update, runner);
+        const magnitudes = await readWeight(backend, magnitude);
+        const ratios = squares.map((square, i) => magnitudes[i]! / Math.sqrt(square));
+        constants.byPath.set(path, { magnitude, factors: constants.fill(backend, `${path}.factors`, ratios) });
       }
       return constants;
     } catch (error) {
       constants.dispose();
       throw error;
+    } finally {
+      runner.dispose();
     }
   }
 
   /** What a module's update has beside A and B. */
-  tensors({ path, r }: LoraTarget, magnitude: DeviceTensor): DoraTensors {
-    return { magnitude, squares: this.squares.get(path)!, identity: this.identities.get(r)! };
+  tensors({ path }: LoraTarget): DoraTensors {
+    return this.byPath.get(path)!;
   }
 
   dispose(): void {
-    for (const tensor of [...this.squares.values(), ...this.identities.values()]) tensor.dispose();
+    for (const tensor of [...this.own, ...this.identities.values()]) tensor.dispose();
   }
+
+  private fill(backend: Backend, name: string, values: Float64Array): DeviceTensor {
+    const tensor = backend.createTensor(name, "f32", [values.length], { role: "constant" });
+    this.own.push(tensor);
+    writeFloats(tensor, Float32Array.from(values));
+    return tensor;
+  }
+
+  private identity(backend: Backend, r: number): DeviceTensor {
+    let tensor = this.identities.get(r);
+    if (!tensor) {
+      tensor = backend.createTensor(`identity.${r}`, "f32", [r, r], { role: "constant" });
+      this.identities.set(r, tensor);
+      writeFloats(
+        tensor,
+        Float32Array.from({ length: r * r }, (_, i) => (i % (r + 1) === 0 ? 1 : 0)),
+      );
+    }
+    return tensor;
+  }
+}
+
+/** The targets of a DoRA adapter, with its tensors. `weightOf` gives the weight that a parameter's module uses. */
+export function doraTargets(
+  targets: readonly LoraTarget[],
+  tensors: readonly AdapterTensor[],
+  weightOf: (parameter: string) => DeviceTensor,
+): DoraTarget[] {
+  const byTarget = new Map(targets.map((target) => [target, new Map<AdapterTensor["kind"], DeviceTensor>()]));
+  for (const { target, kind, tensor } of tensors) if (target) byTarget.get(target)!.set(kind, tensor);
+  return [...byTarget].map(([target, own]) => ({
+    target,
+    weight: weightOf(`${target.path}.weight`),
+    a: own.get("A")!,
+    b: own.get("B")!,
+    magnitude: own.get("magnitude")!,
+  }));
 }
