@@ -42,7 +42,9 @@ def cases(texts: list[str]) -> list[tuple[int, int]]:
 def config_of(shape: dict):
     import transformers
 
-    fields = {**shape, "use_cache": False}
+    # JSON of another language writes 50.0 as 50, which transformers refuses.
+    fields = {key: float(x) if key.endswith(("softcapping", "theta")) else x for key, x in shape.items()}
+    fields["use_cache"] = False
     # Gemma 2's soft caps are not in SDPA: eager is what transformers advises for training it.
     attention = "eager" if shape["model_type"] == "gemma2" else "sdpa"
     return transformers.AutoConfig.for_model(**fields), attention

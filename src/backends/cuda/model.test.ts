@@ -52,17 +52,29 @@ async function familyGradients(
   const optimizer = new Optimizer(backend, model.trainable(), OPTIMIZER);
   const runner = new StepRunner({ model: base, optimizer, policy: { kind: "recompute" }, maxPositions: 32 });
   const scale = 1 / expected.lora.target_tokens;
-  const { loss, metrics } = await runner.train(oracleBatch(expected.batch), scale, new Uint32Array(2));
+  const batch = oracleBatch(expected.batch);
+  let result = await runner.train(batch, scale, new Uint32Array(2));
   const gradients = new Map<string, Float32Array>();
-  for (const trainable of optimizer.trainables) {
-    const scaled = new Float32Array((await optimizer.gradient(trainable).read()).buffer);
-    gradients.set(
-      trainable.name,
-      scaled.map((x) => x / (optimizer.lossScaler?.scale ?? 1)),
-    );
+  const read = async (): Promise<void> => {
+    for (const trainable of optimizer.trainables) {
+      const scaled = new Float32Array((await optimizer.gradient(trainable).read()).buffer);
+      gradients.set(
+        trainable.name,
+        scaled.map((x) => x / (optimizer.lossScaler?.scale ?? 1)),
+      );
+    }
+  };
+  await read();
+  // As a training does: gradients that a scale is too large for are left out and lower it.
+  while (optimizer.lossScaler && [...gradients.values()].some((values) => !values.every(Number.isFinite))) {
+    await optimizer.update(0, 0);
+    assert.ok(optimizer.lossScaler.scale >= 1, "no scale is small enough");
+    result = await runner.train(batch, scale, new Uint32Array(2));
+    await read();
   }
   runner.dispose();
   optimizer.dispose();
+  const { loss, metrics } = result;
   return { expected, loss, targets: metrics?.targets ?? Number.NaN, gradients };
 }
 
