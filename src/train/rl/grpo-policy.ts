@@ -1,4 +1,5 @@
 import { type Batch, vectorInput } from "../../data/collate.ts";
+import type { ModelAdapter } from "../../models/adapter.ts";
 import type { CausalLM } from "../../models/model.ts";
 import type { Tokenizer } from "../../tokenizer/index.ts";
 import type { Forward } from "../loss.ts";
@@ -24,6 +25,8 @@ export interface PolicyParts {
   readonly names: readonly string[];
   readonly weights: readonly number[];
   readonly rolloutFunc: RolloutFunction | undefined;
+  /** The reference model's adapter; null: the base model. */
+  readonly reference: ModelAdapter | null;
   readonly completions: CompletionsLog;
 }
 
@@ -41,6 +44,7 @@ export class Policy implements GRPOPolicy {
    */
   readonly usesOld: boolean;
   private readonly args: GRPOConfig;
+  private readonly reference: ModelAdapter | null;
   private readonly rollouts: Rollouts;
   private readonly generation: GenerationParts;
   private runner: StepRunner | null = null;
@@ -50,6 +54,7 @@ export class Policy implements GRPOPolicy {
     const { lm, tokenizer, args, completions, rolloutFunc } = parts;
     this.args = args;
     this.completions = completions;
+    this.reference = parts.reference;
     this.usesOld = args.gradientAccumulationSteps % (args.stepsPerGeneration * args.numIterations) !== 0;
     this.rollouts = new Rollouts(lm, {
       maxNewTokens: args.maxCompletionLength,
@@ -89,7 +94,7 @@ export class Policy implements GRPOPolicy {
     const { beta, perDeviceTrainBatchSize: size, temperature } = this.args;
     if (!usesOld && beta === 0) return [...samples];
     const forward: Forward = ({ trace, traceWith, hidden, tokens, labels }) => {
-      const reference = traceWith(null);
+      const reference = traceWith(this.reference);
       return {
         ...(usesOld && { old: trace.logProbs(hidden(), { labels, temperature }).logps }),
         ...(beta !== 0 && { ref: reference.logProbs(reference.hidden(tokens), { labels, temperature }).logps }),

@@ -1,4 +1,5 @@
 import { Dataset, type Row } from "../../data/index.ts";
+import type { ModelAdapter } from "../../models/adapter.ts";
 import type { CausalLM } from "../../models/model.ts";
 import { PeftModel } from "../../peft/index.ts";
 import type { Tokenizer } from "../../tokenizer/index.ts";
@@ -43,7 +44,8 @@ export interface GRPOTrainerOptions {
 /**
  * Group relative policy optimization (Shao et al., "DeepSeekMath", 2024): several completions of each prompt are sampled
  * and scored by reward functions; those better than their group become likelier. TRL's GRPOTrainer: its arguments, losses
- * and metrics. The reference model of the KL term is the base model, the adapter taken off.
+ * and metrics. The reference model of the KL term is the base model, the adapter taken off, or
+ * another adapter (`refAdapterName`).
  * Throws OptionError for settings, FormatError at a row without a prompt, RewardError when a reward function fails.
  */
 export class GRPOTrainer extends Trainer {
@@ -67,6 +69,7 @@ export class GRPOTrainer extends Trainer {
         "GRPOTrainer: beta needs a reference model, which is the model without its adapter: call getPeftModel first, or set beta to 0",
       );
     }
+    const reference = referenceAdapter(model, args.refAdapterName);
     const lm = model instanceof PeftModel ? model.model : model;
     const promptSettings = { owner: "GRPOTrainer", tokenizer, ...args };
     const read = (data: Dataset<Row>): PromptRow[] => promptRows(data, promptSettings);
@@ -87,7 +90,7 @@ export class GRPOTrainer extends Trainer {
       toPrint: args.numCompletionsToPrint,
       print: silent ? null : (text) => console.log(text),
     });
-    const policy = new Policy({ lm, tokenizer, args, rewards, names, weights, rolloutFunc, completions });
+    const policy = new Policy({ lm, tokenizer, args, rewards, names, weights, rolloutFunc, reference, completions });
     const evalGenerations = { seed: args.seed, numGenerations: args.numGenerationsEval ?? args.numGenerations };
     const toEvalSource = (data: Dataset<Row>): BatchSource => {
       const held = read(data);
@@ -150,6 +153,20 @@ const evalPrefix = (logs: LogRow): string =>
   Object.keys(logs)
     .find((key) => key.endsWith("_loss") && `${key.slice(0, -"_loss".length)}_runtime` in logs)
     ?.slice(0, -"_loss".length) ?? "eval";
+
+function referenceAdapter(model: PeftModel | CausalLM, name: string | null): ModelAdapter | null {
+  if (name === null) return null;
+  const adapters = model instanceof PeftModel ? model.adapters : new Map<string, ModelAdapter>();
+  const adapter = adapters.get(name);
+  if (!adapter) {
+    const found = adapters.size > 0 ? [...adapters.keys()].join(", ") : "none";
+    throw new OptionError(`GRPOTrainer: refAdapterName "${name}": the model has no such adapter; it has ${found}`);
+  }
+  if (adapter === (model as PeftModel).adapter) {
+    throw new OptionError(`GRPOTrainer: refAdapterName "${name}": that adapter is the one being trained`);
+  }
+  return adapter;
+}
 
 const datasets = (data: PromptDatasets | undefined): Dataset<Row>[] =>
   data === undefined ? [] : data instanceof Dataset ? [data] : Object.values(data);
