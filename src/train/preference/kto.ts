@@ -1,10 +1,12 @@
-import { tokenizeUnpaired } from "../../data/index.ts";
+import { type Dataset, type Row, tokenizeUnpaired } from "../../data/index.ts";
 import { answerLength, collateUnpaired, type ScoredAnswer } from "../../data/preference-batch.ts";
 import type { CausalLM } from "../../models/model.ts";
 import type { PeftModel } from "../../peft/index.ts";
 import { OptionError } from "../../util/options.ts";
 import { TrainingArguments, type TrainingArgumentsOptions } from "../arguments.ts";
+import type { BatchSource } from "../batches.ts";
 import type { LogRow } from "../callbacks.ts";
+import type { PredictionOutput } from "../trainer.ts";
 import { ownValues, parseValues } from "./config.ts";
 import { KTO_KIND, KTOConfig, type KTOOptions } from "./kto-config.ts";
 import { withMeansByKind } from "./kto-logs.ts";
@@ -90,6 +92,12 @@ export class KTOTrainer extends PreferenceTrainer<ScoredAnswer> {
         };
       },
     });
+  }
+
+  /** As Trainer's, with the metrics that are logged. */
+  override async predict(data: Dataset<Row> | BatchSource, prefix?: string): Promise<PredictionOutput> {
+    const { metrics, ...prediction } = await super.predict(data, prefix);
+    return { ...prediction, metrics: withMeansByKind(metrics) };
   }
 
   /** As Trainer's, means over wanted and unwanted answers made of their shares. */

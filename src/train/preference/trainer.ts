@@ -10,7 +10,7 @@ import type { LogRow, TrainerCallback } from "../callbacks.ts";
 import type { ComputeLoss, Forward } from "../loss.ts";
 import type { RowOrder } from "../tokenized-source.ts";
 import { asTrainable } from "../trainable.ts";
-import { type EvalSources, Trainer } from "../trainer.ts";
+import { type EvalSources, type PredictionOutput, Trainer } from "../trainer.ts";
 import type { TrainOptions, TrainOutput } from "../training-run.ts";
 import { type PrecomputeOptions, precompute, type Scorable } from "./precompute.ts";
 import { type ReferencePlan, traceScorer } from "./reference-plan.ts";
@@ -108,6 +108,13 @@ export class PreferenceTrainer<T extends Scorable> extends Trainer {
     return super.evaluate(sources, prefix);
   }
 
+  /** As Trainer's, for rows that are prepared as those for training are: a pair's chosen answers, then its rejected ones. */
+  override async predict(data: Dataset<Row> | BatchSource, prefix?: string): Promise<PredictionOutput> {
+    const source = isBatchSource(data) ? data : evalSource(asDataset(this.plan.owner, data), this.plan);
+    await this.score(source, "eval");
+    return super.predict(source, prefix);
+  }
+
   /** The adapter or model, with the tokenizer beside it. */
   override async saveModel(dir: string = this.args.outputDir): Promise<void> {
     await super.saveModel(dir);
@@ -190,15 +197,17 @@ const orderOf = (args: TrainingArguments): RowOrder => ({
 });
 
 function evalSources<T extends Scorable>(data: PreferenceDatasets, plan: PreferencePlan<T>): EvalSources {
-  const source = (one: Dataset<Row>): BatchSource =>
-    new ItemSource(
-      plan.tokenize(asDataset(plan.owner, one)).items,
-      plan.batches,
-      { strategy: "sequential", seed: 0, rowsPerStep: 1 },
-      { size: Number.POSITIVE_INFINITY, dropLast: false },
-    );
-  if (data instanceof Dataset) return source(data);
-  return Object.fromEntries(Object.entries(data).map(([name, one]) => [name, source(one)]));
+  if (data instanceof Dataset) return evalSource(data, plan);
+  return Object.fromEntries(Object.entries(data).map(([name, one]) => [name, evalSource(one, plan)]));
+}
+
+function evalSource<T extends Scorable>(data: Dataset<Row>, plan: PreferencePlan<T>): ItemSource<T> {
+  return new ItemSource(
+    plan.tokenize(asDataset(plan.owner, data)).items,
+    plan.batches,
+    { strategy: "sequential", seed: 0, rowsPerStep: 1 },
+    { size: Number.POSITIVE_INFINITY, dropLast: false },
+  );
 }
 
 function isSources(data: PreferenceDatasets | EvalSources): data is EvalSources {

@@ -151,6 +151,34 @@ test("reference numbers computed beforehand train as the reference traced does, 
   }
 });
 
+test("the reference in the program costs no memory: only its few numbers stay", async () => {
+  const arena = async (precomputeRefLogProbs: boolean): Promise<number> => {
+    using model = await policyModel();
+    const more = { precomputeRefLogProbs, refCacheDir: null, perDeviceTrainBatchSize: 13, maxSteps: 1 };
+    using trainer = trainerOf({ trainer: "dpo", options: {} }, model, { train: data.train }, more);
+    await trainer.train();
+    const [batch] = [...(trainer.options.train.batches(0, 13) as Iterable<Parameters<typeof trainer.runner.train>[0]>)];
+    return trainer.runner.program("train", batch!).arenaBytes;
+  };
+  const [traced, without] = [await arena(false), await arena(true)];
+  assert.ok(traced <= 1.02 * without, `${traced} bytes, ${without} without a reference`);
+});
+
+test("predictions are logits of every sequence, with the metrics of an evaluation", async () => {
+  for (const trainer of ["dpo", "kto"] as const) {
+    using model = await policyModel();
+    const rows = trainer === "kto" ? data.singles : data.batch;
+    using made = trainerOf({ trainer, options: {} }, model, { train: rows }, { maxSteps: 1 });
+    const { predictions, metrics } = await made.predict(Dataset.fromList(rows));
+    assert.equal(predictions.length, trainer === "kto" ? rows.length : 2 * rows.length);
+    const evaluated = await made.evaluate(Dataset.fromList(rows), "test");
+    const names = (row: object): Set<string> =>
+      new Set(Object.keys(row).filter((key) => /test_(rewards|logps|logits|kl|share)/.test(key)));
+    assert.deepEqual(names(metrics), names(evaluated));
+    compare([metrics], [evaluated]);
+  }
+});
+
 test("all weights trained: the reference is the model before training, whatever a checkpoint holds", async () => {
   const make = async (more: Record<string, unknown> = {}) => {
     const { loadModel } = await import("../../models/load/load.ts");
@@ -224,10 +252,10 @@ test("references: another model, a named adapter, and the adapter as it was", as
 });
 
 test("LoRA dropout is off unless asked for", async () => {
-  const begin = async (disableDropout: boolean) => {
+  const begin = async (disableDropout: boolean, loraDropout: number) => {
     using model = await getPeftModel(await baseModel(), {
       r: 2,
-      loraDropout: 0.5,
+      loraDropout,
       targetModules: ["q_proj", "down_proj"],
     });
     for (const { tensor, name } of model.trainable()) {
@@ -241,10 +269,16 @@ test("LoRA dropout is off unless asked for", async () => {
     );
     const [batch] = [...(trainer.options.train.batches(0, 6) as Iterable<Parameters<typeof trainer.runner.train>[0]>)];
     const evaluated = await trainer.runner.evaluate(batch!, 1 / 6);
-    return (await trainer.runner.train(batch!, 1 / 6, Uint32Array.of(1, 1))).loss - evaluated.loss;
+    const { loss } = await trainer.runner.train(batch!, 1 / 6, Uint32Array.of(1, 1));
+    const gradients: Buffer[] = [];
+    for (const one of trainer.optimizer.trainables)
+      gradients.push(Buffer.from(await trainer.optimizer.gradient(one).read()));
+    return { difference: loss - evaluated.loss, gradients: Buffer.concat(gradients) };
   };
-  assert.equal(await begin(true), 0);
-  assert.notEqual(await begin(false), 0);
+  const [off, on, none] = [await begin(true, 0.5), await begin(false, 0.5), await begin(false, 0)];
+  assert.equal(off.difference, 0);
+  assert.notEqual(on.difference, 0);
+  assert.ok(off.gradients.equals(none.gradients) && !on.gradients.equals(none.gradients));
 });
 
 test("settings are checked: names, values, and what does not go together", async () => {
