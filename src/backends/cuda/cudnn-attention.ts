@@ -85,9 +85,9 @@ export class CudnnAttention {
 
 const devices = new WeakMap<CudaDevice, CudnnAttention | null>();
 
-/** A device's fused attention; null where it has none, where it does not start, or without UNSLOTH_CUDNN=1. */
+/** A device's fused attention; null where it has none, where it does not start, or with UNSLOTH_CUDNN=0. */
 export function cudnnAttention(device: CudaDevice): CudnnAttention | null {
-  if (process.env.UNSLOTH_CUDNN !== "1" || device.info.computeCapability !== CAPABILITY) return null;
+  if (process.env.UNSLOTH_CUDNN === "0" || device.info.computeCapability !== CAPABILITY) return null;
   const known = devices.get(device);
   if (known !== undefined) return known;
   const opened = open(device);

@@ -115,17 +115,18 @@ test("where gradients need more memory than there is, heads go in parts, each wh
 });
 
 test("what the library does not do runs on own kernels", () => {
-  const cases: [string, ReturnType<typeof lowered>, boolean][] = [
+  const cases: [string, ReturnType<typeof lowered>, boolean, boolean?][] = [
     ["a window that hides something", lowered([256, 256], 512, { window: 100 }), false],
     ["a window that hides nothing", lowered([256, 256], 512, { window: 256 }), true],
     ["soft-capped logits", lowered([256, 256], 512, { softcap: 20 }), false],
     ["both directions", lowered([256, 256], 512, { causal: false }), false],
     ["heads of 256", lowered([256, 256], 512, { headDim: 256 }), false],
-    ["one long sequence among many short ones", lowered([2000, ...Array(20).fill(100)], 4096), false],
+    ["one long sequence among many short ones", lowered([2000, ...Array(20).fill(100)], 4096), true, false],
+    ["one sequence in very many short ones", lowered([2000, ...Array(1000).fill(2)], 4096), false],
     ["a shape without a plan", lowered([256, 256], 512, {}, false), false],
   ];
-  for (const [name, { run, packed, runs, launches }, expected] of cases) {
-    assert.deepEqual(run(packed), [expected, expected], name);
+  for (const [name, { run, packed, runs, launches }, expected, backward = expected] of cases) {
+    assert.deepEqual(run(packed), [expected, backward], name);
     if (!expected) assert.deepEqual([runs.length, launches.length], [0, 0], name);
   }
   const { run } = lowered([256, 256], 512);

@@ -29,24 +29,33 @@ const MAX_HEAD_DIM = 128;
 const MIB = 2 ** 20;
 /** Descriptors of tensors that forward engines write. */
 const FORWARD_SCRATCH = MIB;
-/** Most memory for what backward engines store between their kernels: dS, and gradients of each query head. */
-const BACKWARD_SCRATCH = 1024 * MIB;
-/** Room that sequences may have, in tokens of the batch: more than this many times is mostly empty blocks. */
-const MAX_ROOM = 4;
+/**
+ * Most memory for what backward engines store between their kernels (dS, and gradients of each query head), in all and for
+ * each token. With less, heads go in more parts: on an H100 eight parts take a third longer than one.
+ */
+const BACKWARD_SCRATCH = 1280 * MIB;
+const BACKWARD_TOKEN_SCRATCH = MIB / 8;
+/** Room that sequences may have, in tokens of the batch. Empty blocks cost nothing forward; backward they do. */
+const FORWARD_ROOM = 64;
+const BACKWARD_ROOM = 4;
+/** Tokens from which programs without gradients are worth plans. */
+const FEWEST_TOKENS = 4096;
 
 type Key = keyof typeof UID;
 
-/** Whether some step's attention may run by the library. */
+/** Whether some step's attention may run by the library: in training, and where there are many tokens. */
 export function wantsCudnn(program: Program): boolean {
-  return program.steps.some((node) => ["attention", "attention_grad"].includes(node.op.name) && suits(node));
+  return program.steps.some(({ op: { name }, inputs, attrs }) => {
+    const worth = name === "attention_grad" || (name === "attention" && rowsOf(inputs[0]!) >= FEWEST_TOKENS);
+    return worth && suits({ inputs, attrs });
+  });
 }
 
 /** Whether the library has engines for a node whatever its sequences are. */
-function suits({ inputs, attrs }: Node): boolean {
+function suits({ inputs, attrs }: Pick<Node, "inputs" | "attrs">): boolean {
   const { headDim, softcap, causal } = attrs as Record<string, number | boolean>;
-  const dtype = inputs[0]!.dtype;
   return (
-    (dtype === "bf16" || dtype === "f16") &&
+    inputs[0]!.dtype === "bf16" &&
     (headDim as number) % 8 === 0 &&
     (headDim as number) <= MAX_HEAD_DIM &&
     softcap === 0 &&
@@ -55,16 +64,16 @@ function suits({ inputs, attrs }: Node): boolean {
 }
 
 /** The shape of a node's attention over a run's sequences; null where own kernels have to do it. */
-function shapeOf(node: Node, packed: Packed): SdpaShape | null {
+function shapeOf(node: Node, packed: Packed, room: number): SdpaShape | null {
   const { packing, seqStart, seqEnd } = packed;
   const [q, , , start, end] = node.inputs;
   const { heads, kvHeads, headDim, window } = node.attrs as Record<string, number>;
   const tokens = rowsOf(q!);
   const { batch, length, longest, equal } = packing;
   if (start !== seqStart || end !== seqEnd || (window! > 0 && window! < longest)) return null;
-  if (batch > MAX_SEQUENCES || batch * length > MAX_ROOM * Math.max(tokens, length)) return null;
+  if (batch > MAX_SEQUENCES || batch * length > room * Math.max(tokens, length)) return null;
   return {
-    dtype: q!.dtype as "bf16" | "f16",
+    dtype: "bf16",
     batch,
     length,
     ragged: !equal,
@@ -110,7 +119,7 @@ export function attentionByCudnn(node: Node, to: Lowering): boolean {
   const scratch = to.scratch(FORWARD_SCRATCH);
   if (around.packed === "any") return false;
   const { attention } = around;
-  const shape = shapeOf(node, around.packed);
+  const shape = shapeOf(node, around.packed, FORWARD_ROOM);
   const plan = shape && attention.plan("forward", shape, sdpaForward, FORWARD_SCRATCH);
   const sequences = plan && sequencePointers(attention, shape);
   if (!sequences) return false;
@@ -127,8 +136,10 @@ export function attentionByCudnn(node: Node, to: Lowering): boolean {
   return true;
 }
 
+type Sizes = Pick<SdpaShape, "batch" | "length" | "heads" | "kvHeads" | "headDim">;
+
 /** Bytes that gradients of `kvHeads` heads of keys need: dS, gradients of each query head, Σ do·o. */
-function backwardBytes(shape: SdpaShape, kvHeads: number): { stored: number; delta: number } {
+function backwardBytes(shape: Sizes, kvHeads: number): { stored: number; delta: number } {
   const heads = kvHeads * (shape.heads / shape.kvHeads);
   const rows = shape.batch * heads * shape.length;
   const each = heads === kvHeads ? 0 : 4 * rows * shape.headDim;
@@ -141,8 +152,8 @@ function backwardScratch(node: Node): number {
   const tokens = rowsOf(node.inputs[0]!);
   const length = Math.max(128, 2 ** Math.ceil(Math.log2(tokens)));
   const sizes = { heads: heads!, kvHeads: kvHeads!, headDim: headDim!, length };
-  const { stored, delta } = backwardBytes({ ...sizes, batch: MAX_ROOM } as SdpaShape, kvHeads!);
-  return Math.min(BACKWARD_SCRATCH, stored + delta);
+  const { stored, delta } = backwardBytes({ ...sizes, batch: BACKWARD_ROOM }, kvHeads!);
+  return Math.min(BACKWARD_SCRATCH, BACKWARD_TOKEN_SCRATCH * tokens, stored + delta);
 }
 
 /** The same for its gradients; heads in as many parts as memory asks for. */
@@ -153,7 +164,7 @@ export function attentionGradByCudnn(node: Node, to: Lowering): boolean {
   const scratch = to.scratch(bytes);
   if (around.packed === "any") return false;
   const { attention } = around;
-  const whole = shapeOf(node, around.packed);
+  const whole = shapeOf(node, around.packed, BACKWARD_ROOM);
   const fits = (kvHeads: number): boolean => {
     const { stored, delta } = backwardBytes(whole!, kvHeads);
     return whole!.kvHeads % kvHeads === 0 && stored + delta <= bytes;

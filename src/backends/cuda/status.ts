@@ -1,3 +1,4 @@
+import { cudnnNotes } from "./cudnn-attention.ts";
 import { type DeviceInfo, Driver } from "./driver.ts";
 import { CUBLASLT, CUDNN, DRIVER, type LibrarySpec, loadLibrary, NVRTC } from "./library.ts";
 
@@ -21,6 +22,8 @@ export interface LibraryStatus {
   readonly remedy: string;
   /** Without an optional one everything works, some of it slower. */
   readonly optional: boolean;
+  /** Why it was not used for something in this process although it is there, one line each. */
+  readonly notes?: readonly string[];
 }
 
 /** Oldest cards the kernels are for (Volta). */
@@ -33,7 +36,7 @@ export const capabilityText = (capability: number): string => `${Math.floor(capa
 export function cudaStatus(): CudaStatus {
   const problems: string[] = [];
   const needed = [DRIVER, NVRTC, CUBLASLT].map((spec) => find(spec, problems));
-  const libraries = [...needed, find(CUDNN, null)];
+  const libraries = [...needed, { ...find(CUDNN, null), notes: cudnnNotes() }];
   let driverVersion: string | null = null;
   let devices: DeviceInfo[] = [];
   if (libraries[0]!.path !== null) {
