@@ -1,9 +1,10 @@
 import type { Node, Value } from "../../graph/graph.ts";
 import { GraphError } from "../../graph/types.ts";
-import { type Defines, float, int, type KernelArgument, pointer } from "./kernels.ts";
+import { type TileKernel, type TileKernels, tileKernels } from "./attention-tiles.ts";
+import { float, int, type KernelArgument, pointer } from "./kernels.ts";
 import { attentionByCudnn, attentionGradByCudnn } from "./lower-cudnn.ts";
 import { LOWER_DECODE } from "./lower-decode.ts";
-import { type Lower, type Lowering, number, rowsOf, typed } from "./lowering.ts";
+import { floatOf, type Lower, type Lowering, rowsOf, typed } from "./lowering.ts";
 
 const MAX_HEAD_DIM = 256;
 
@@ -29,43 +30,46 @@ function headArguments(node: Node, to: Lowering, { tokens, heads, kvHeads, headD
   return [...shape, ...pointers, float(scale!), int(window!), float(softcap!), int(causal!)];
 }
 
-/** Which kernels to use, how many rows a block has and how many bytes of shared memory it asks for. */
-interface Choice {
-  readonly file: string;
-  readonly defines: Defines;
-  readonly rows: number;
-  readonly threads: number;
-  readonly shared: { readonly forward: number; readonly gradQ: number; readonly gradKv: number };
-}
-
-const MMA_CAPABILITY = 80;
-const MMA_ROWS = 64;
-
-/** The tensor cores' kernels where they can be used (attention_mma.cu), else those in f32 (attention.cu). */
-function choose(node: Node, to: Lowering, { headDim }: Shape): Choice {
-  const q = node.inputs[0]!;
-  if (q.dtype === "bf16" && to.computeCapability >= MMA_CAPABILITY && headDim % 16 === 0 && headDim <= 128) {
-    const row = 2 * (headDim + 8);
-    const shared = { forward: 256 * row, gradQ: 256 * row, gradKv: 192 * row };
-    const defines = { D: headDim, CAP: number(node, "softcap") > 0 ? 1 : 0 };
-    return { file: "attention_mma", defines, rows: MMA_ROWS, threads: 128, shared };
-  }
+/** The kernels in f32 arithmetic (attention.cu), for whatever the tensor cores do not take. */
+function plain(q: Value, headDim: number): Pick<TileKernel, "file" | "defines" | "rows" | "threads"> {
   const DP = 32 * Math.ceil(headDim / 32);
   const rows = DP > 128 ? 4 : 8;
-  const shared = { forward: 0, gradQ: 0, gradKv: 0 };
-  return { file: "attention", defines: { ...typed(q), DP }, rows, threads: 32 * rows, shared };
+  return { file: "attention", defines: { ...typed(q), DP }, rows, threads: 32 * rows };
 }
 
+function tiled(node: Node, to: Lowering, { headDim }: Shape): TileKernels | null {
+  const { softcap, scale } = node.attrs as Record<string, number>;
+  // Maxima are taken of products before the scale, which must not turn them around.
+  return scale! > 0 ? tileKernels(floatOf(node.inputs[0]!), headDim, softcap!, to.computeCapability) : null;
+}
+
+/** Σ do·o of each token and head, [heads, tokens]. */
 function delta(node: Node, to: Lowering, { tokens, heads, headDim }: Shape, o: Value, dout: Value): number {
   const out = to.scratch(4 * tokens * heads);
   const shape = [int(tokens), int(heads), int(headDim)];
   to.launch({
     file: "attention",
-    defines: { ...typed(node.inputs[0]!), DP: 32 * Math.ceil(headDim / 32) },
+    defines: plain(node.inputs[0]!, headDim).defines,
     kernel: "attention_delta",
     grid: [Math.ceil((tokens * heads) / 8)],
     threads: 256,
     args: [...shape, pointer(to.address(o)), pointer(to.address(dout)), pointer(out)],
+  });
+  return out;
+}
+
+/** attention_delta.cu's two numbers of each token and head, [2, heads, tokens]. */
+function statistics(node: Node, to: Lowering, { tokens, heads, headDim }: Shape): number {
+  const [o, lse, dout] = node.inputs.slice(5) as [Value, Value, Value];
+  const out = to.scratch(8 * tokens * heads);
+  const lanes = headDim > 128 ? 32 : headDim > 64 ? 16 : 8;
+  to.launch({
+    file: "attention_delta",
+    defines: { ...typed(o), D: headDim },
+    kernel: "attention_delta",
+    grid: [Math.ceil((tokens * heads * lanes) / 256)],
+    threads: 256,
+    args: [int(tokens), int(heads), ...[o, dout, lse].map((value) => pointer(to.address(value))), pointer(out)],
   });
   return out;
 }
@@ -76,16 +80,12 @@ export const LOWER_ATTENTION: Readonly<Record<string, Lower>> = {
   attention(node, to) {
     if (attentionByCudnn(node, to)) return;
     const shape = shapeOf(node);
-    const { file, defines, rows, threads, shared } = choose(node, to, shape);
-    const outputs = node.outputs.map((value) => pointer(to.address(value)));
+    const kernel = tiled(node, to, shape)?.forward ?? plain(node.inputs[0]!, shape.headDim);
     to.launch({
-      file,
-      defines,
+      ...kernel,
       kernel: "attention",
-      grid: [Math.ceil(shape.tokens / rows), shape.heads],
-      threads,
-      sharedBytes: shared.forward,
-      args: [...headArguments(node, to, shape), ...outputs],
+      grid: [Math.ceil(shape.tokens / kernel.rows), shape.heads],
+      args: [...headArguments(node, to, shape), ...node.outputs.map((value) => pointer(to.address(value)))],
     });
   },
   attention_grad(node, to) {
@@ -93,27 +93,26 @@ export const LOWER_ATTENTION: Readonly<Record<string, Lower>> = {
     const shape = shapeOf(node);
     const [o, lse, dout] = node.inputs.slice(5) as [Value, Value, Value];
     const [dq, dk, dv] = node.outputs.map((value) => pointer(to.address(value)));
-    const { file, defines, rows, threads, shared } = choose(node, to, shape);
-    const rest = [pointer(to.address(lse)), pointer(delta(node, to, shape, o, dout)), pointer(to.address(dout))];
-    const head = headArguments(node, to, shape);
-    const blocks = Math.ceil(shape.tokens / rows);
+    const tiles = tiled(node, to, shape);
+    const other = plain(node.inputs[0]!, shape.headDim);
+    const rowsRead = tiles
+      ? [pointer(statistics(node, to, shape))]
+      : [pointer(to.address(lse)), pointer(delta(node, to, shape, o, dout))];
+    const args = [...headArguments(node, to, shape), ...rowsRead, pointer(to.address(dout))];
+    const gradQ = tiles?.gradQ ?? other;
     to.launch({
-      file,
-      defines,
+      ...gradQ,
       kernel: "attention_grad_q",
-      grid: [blocks, shape.heads],
-      threads,
-      sharedBytes: shared.gradQ,
-      args: [...head, ...rest, dq!],
+      grid: [Math.ceil(shape.tokens / gradQ.rows), shape.heads],
+      args: [...args, dq!],
     });
-    to.launch({
-      file,
-      defines,
-      kernel: "attention_grad_kv",
-      grid: [blocks, shape.kvHeads],
-      threads,
-      sharedBytes: shared.gradKv,
-      args: [...head, ...rest, dk!, dv!],
-    });
+    for (const gradKv of tiles?.gradKv ?? [other]) {
+      to.launch({
+        ...gradKv,
+        kernel: "attention_grad_kv",
+        grid: [Math.ceil(shape.tokens / gradKv.rows), shape.kvHeads],
+        args: [...args, dk!, dv!],
+      });
+    }
   },
 };
