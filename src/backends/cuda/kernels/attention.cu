@@ -1,7 +1,7 @@
 // Attention over packed sequences in f32 arithmetic, for every head size up to 256 and every type: a warp a query forward and
 // for dq, a warp a key for dk and dv. Lanes take keys (or queries) for the products over D, and dims for the sums over
-// tokens. T: type of q, k, v, o; DP: D rounded up to 32. Where the tensor cores can be used attention_forward.cu and
-// attention_grad_*.cu are.
+// tokens. T: type of q, k, v, o; DP: D rounded up to 32. attention_forward.cu and
+// attention_grad_*.cu take over where the tensor cores can be used.
 #define WARPS (DP > 128 ? 4 : 8)
 #define DIMS (DP / 32)
 
