@@ -19,7 +19,7 @@ export { workspaceOf } from "./emit.ts";
 /** Runs before a program is captured as graphs: the first one loads kernels, which capture does not allow everywhere. */
 const EAGER_RUNS = 1;
 /** Classes of packings that a program's work is kept for. */
-const MOST_VARIANTS = 8;
+const MOST_VARIANTS = 4;
 
 /** A program's work for runs of one class of packings. */
 interface Variant {
