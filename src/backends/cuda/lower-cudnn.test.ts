@@ -65,13 +65,13 @@ function lowered(lengths: readonly number[], tokens: number, changes: object = {
 }
 
 test("equal sequences: one dense run each way, nothing besides", () => {
-  const { run, packed, asked, runs, launches } = lowered([256, 256], 512);
+  const { run, packed, asked, runs, launches } = lowered([512, 512], 1024);
   assert.deepEqual(run(packed), [true, true]);
   assert.deepEqual(
     asked.map(({ name, shape }) => [name, shape.ragged, shape.batch, shape.length, shape.kvHeads]),
     [
-      ["forward", false, 2, 256, 4],
-      ["backward", false, 2, 256, 4],
+      ["forward", false, 2, 512, 4],
+      ["backward", false, 2, 512, 4],
     ],
   );
   assert.equal(runs.length, 2);
@@ -116,20 +116,21 @@ test("where gradients need more memory than there is, heads go in parts, each wh
 
 test("what the library does not do runs on own kernels", () => {
   const cases: [string, ReturnType<typeof lowered>, boolean, boolean?][] = [
-    ["a window that hides something", lowered([256, 256], 512, { window: 100 }), false],
-    ["a window that hides nothing", lowered([256, 256], 512, { window: 256 }), true],
-    ["soft-capped logits", lowered([256, 256], 512, { softcap: 20 }), false],
-    ["both directions", lowered([256, 256], 512, { causal: false }), false],
-    ["heads of 256", lowered([256, 256], 512, { headDim: 256 }), false],
+    ["a window that hides something", lowered([512, 512], 1024, { window: 100 }), false],
+    ["a window that hides nothing", lowered([512, 512], 1024, { window: 512 }), true],
+    ["soft-capped logits", lowered([512, 512], 1024, { softcap: 20 }), false],
+    ["both directions", lowered([512, 512], 1024, { causal: false }), false],
+    ["heads of 256", lowered([512, 512], 1024, { headDim: 256 }), false],
     ["one long sequence among many short ones", lowered([2000, ...Array(20).fill(100)], 4096), true, false],
     ["one sequence in very many short ones", lowered([2000, ...Array(1000).fill(2)], 4096), false],
-    ["a shape without a plan", lowered([256, 256], 512, {}, false), false],
+    ["gradients of short sequences", lowered([256, 200], 512), true, false],
+    ["a shape without a plan", lowered([512, 512], 1024, {}, false), false],
   ];
   for (const [name, { run, packed, runs, launches }, expected, backward = expected] of cases) {
     assert.deepEqual(run(packed), [expected, backward], name);
     if (!expected) assert.deepEqual([runs.length, launches.length], [0, 0], name);
   }
-  const { run } = lowered([256, 256], 512);
+  const { run } = lowered([512, 512], 1024);
   assert.deepEqual(run(null), [false, false], "sequences that are not known");
 });
 
@@ -138,7 +139,7 @@ test("gradients that no part of would fit run on own kernels", () => {
 });
 
 test("sizing takes the same memory as running, and asks for no plan", () => {
-  const { run, packed, asked, scratch } = lowered([256, 256], 512);
+  const { run, packed, asked, scratch } = lowered([512, 512], 1024);
   assert.deepEqual(run("any"), [false, false]);
   assert.equal(asked.length, 0);
   const sized = scratch.splice(0);

@@ -38,6 +38,8 @@ const BACKWARD_TOKEN_SCRATCH = MIB / 8;
 /** Room that sequences may have, in tokens of the batch. Empty blocks cost nothing forward; backward they do. */
 const FORWARD_ROOM = 64;
 const BACKWARD_ROOM = 4;
+/** Room from which gradients are faster than by own kernels. */
+const BACKWARD_LENGTH = 512;
 /** Tokens from which programs without gradients are worth plans. */
 const FEWEST_TOKENS = 4096;
 
@@ -165,11 +167,12 @@ export function attentionGradByCudnn(node: Node, to: Lowering): boolean {
   if (around.packed === "any") return false;
   const { attention } = around;
   const whole = shapeOf(node, around.packed, BACKWARD_ROOM);
+  if (!whole || whole.length < BACKWARD_LENGTH) return false;
   const fits = (kvHeads: number): boolean => {
-    const { stored, delta } = backwardBytes(whole!, kvHeads);
-    return whole!.kvHeads % kvHeads === 0 && stored + delta <= bytes;
+    const { stored, delta } = backwardBytes(whole, kvHeads);
+    return whole.kvHeads % kvHeads === 0 && stored + delta <= bytes;
   };
-  const kvHeads = whole && Array.from({ length: whole.kvHeads }, (_, i) => whole.kvHeads - i).find(fits);
+  const kvHeads = Array.from({ length: whole.kvHeads }, (_, i) => whole.kvHeads - i).find(fits);
   if (!kvHeads) return false;
   const heads = kvHeads * (whole.heads / whole.kvHeads);
   const shape = { ...whole, heads, kvHeads };
