@@ -8,6 +8,7 @@ LoRA r = 16 on the seven linears of each layer, gradient checkpointing, AdamW. O
 """
 
 import argparse
+import importlib.util
 import json
 import os
 import statistics
@@ -200,6 +201,11 @@ def main() -> None:
     os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
     shape = json.loads(a.shape)
     label = "Unsloth" if a.unsloth else "transformers + peft + bitsandbytes NF4" if a.quant == "nf4" else "transformers + peft, bf16"
+    # Asked first: importing everything else takes many seconds.
+    needed = "unsloth" if a.unsloth else "bitsandbytes" if a.quant == "nf4" else "peft"
+    if importlib.util.find_spec(needed) is None:
+        missing(a, label, ImportError(name=needed))
+        return
     try:
         import peft
         import torch
