@@ -138,6 +138,8 @@ process.exitCode = results.some(({ section }) => section === "failed") ? 1 : 0;
 /** Milliseconds of a layer's attention, the fastest that a rival was measured at, by batch and length. */
 function fastestAttention(model) {
   const fastest = {};
+  // Torch's kernels have no soft cap: what they do for such a model is less than it needs.
+  if (MODELS[model].attn_logit_softcapping) return fastest;
   for (const row of results) {
     if (row.section !== "attention" || row.model !== model || row.error) continue;
     const ms = row.forwardMs + row.backwardMs;
