@@ -19,8 +19,8 @@ export class CopyQueue {
     this.device = device;
   }
 
-  /** Enqueue a copy that fills `value`. */
-  start(value: Value, copy: (stream: Handle) => void): void {
+  /** Enqueue a copy that fills `value`; without `overlaps` what is enqueued from here on waits for it. */
+  start(value: Value, copy: (stream: Handle) => void, overlaps: boolean): void {
     const { driver, stream, copyStream } = this.device;
     let done = this.done.get(value);
     if (done === undefined) {
@@ -33,6 +33,7 @@ export class CopyQueue {
     copy(copyStream);
     driver.call("cuEventRecord", done, copyStream);
     this.pending.add(value);
+    if (!overlaps) this.wait(value);
   }
 
   /** Let what is enqueued from here on run after the copy that fills `value`, and so after all copies before it. */

@@ -24,6 +24,8 @@ export interface Work {
 export interface Surroundings {
   readonly device: CudaDevice;
   readonly copies: CopyQueue;
+  /** Whether the program says how long each copy may run beside other work. */
+  readonly overlaps: boolean;
   address(value: Value): DevicePointer;
   /** How many of an input's numbers are not negative in this run. */
   countOf(labels: Value): number;
@@ -104,12 +106,12 @@ function emitting(works: Work[], workspace: DevicePointer, around: Surroundings)
     offload(node) {
       const [to, from, bytes] = between(node);
       const copy = (stream: bigint): void => driver.call("cuMemcpyDtoHAsync", to, from, bytes, stream);
-      push(() => copies.start(node.outputs[0]!, copy));
+      push(() => copies.start(node.outputs[0]!, copy, around.overlaps));
     },
     fetch(node) {
       const [to, from, bytes] = between(node);
       const copy = (stream: bigint): void => driver.call("cuMemcpyHtoDAsync", to, from, bytes, stream);
-      push(() => copies.start(node.outputs[0]!, copy));
+      push(() => copies.start(node.outputs[0]!, copy, around.overlaps));
     },
     wait: (node) => push(() => copies.wait(node.inputs[0]!)),
     cudnn: attention && { attention, packed: around.packed, enqueue: push },

@@ -215,6 +215,7 @@ export class CudaExecutable implements Executable {
     const around = {
       device,
       copies,
+      overlaps: program.steps.some(({ op }) => op.name === "copy_wait"),
       packed,
       address: (value: Value) => this.address(value),
       countOf: (labels: Value) => this.counts.get(labels) ?? labels.shape[0]!,
