@@ -56,7 +56,7 @@ const grpo = new GRPOTrainer({
     gradientAccumulationSteps: 2,
     numGenerations: 8,
     maxCompletionLength: 32,
-    maxSteps: 40,
+    maxSteps: 60,
     learningRate: 1e-3,
     lrSchedulerType: "constant",
     loggingSteps: 10,
@@ -72,7 +72,7 @@ const grpo = new GRPOTrainer({
   ],
 });
 await grpo.train();
-await exactAnswers("after 40 steps of GRPO");
+await exactAnswers("after 60 steps of GRPO");
 console.log(`${((performance.now() - started) / 1000).toFixed(0)} seconds on ${backend.description}`);
 grpo.dispose();
 model.dispose();

@@ -1,4 +1,4 @@
-// PPO of the embedded model on the CPU, in about two minutes: policy, value model and reference share one base. The same
+// PPO of the embedded model on the CPU, in about a minute: policy, value model and reference share one base. The same
 // problems and reward as grpo.mjs. Prints the score and how far the policy has gone from the reference (KL).
 // usage: node examples/ppo.mjs
 import { fileURLToPath } from "node:url";
@@ -60,7 +60,7 @@ const ppo = new PPOTrainer({
     temperature: 1,
     klCoef: 0.02,
     vfCoef: 1,
-    maxSteps: 30,
+    maxSteps: 40,
     learningRate: 1e-3,
     lrSchedulerType: "constant",
     loggingSteps: 5,
@@ -78,7 +78,7 @@ const ppo = new PPOTrainer({
   ],
 });
 await ppo.train();
-await exactAnswers(base, "after 30 rollouts of PPO");
+await exactAnswers(base, "after 40 rollouts of PPO");
 console.log(`${((performance.now() - started) / 1000).toFixed(0)} seconds on ${backend.description}`);
 ppo.dispose();
 policy.dispose();
