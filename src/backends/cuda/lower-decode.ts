@@ -152,17 +152,19 @@ function lowerWide(nodes: readonly Node[], to: Lowering): void {
   const [m, k] = [rowsOf(x), colsOf(x)];
   const NT = m <= 8 ? 1 : m <= 16 ? 2 : 4;
   const MT = NT === 2 ? 2 : 1;
-  const [features, warps] = [16 * MT, 8 * MT];
+  const features = 16 * MT;
+  // As in the kernel: WARPS, and TAIL.
+  const [streaming, tail] = [8, NT * MT >= 4 ? 4 : 1];
   const tiles = nodes.reduce((sum, node) => sum + Math.ceil(colsOf(node.outputs[0]!) / features), 0);
   const turns = Math.ceil(m / (8 * NT));
   const resident = (NT === 1 ? 2 : 1) * to.multiprocessors;
-  const sums = 4 * 2 * warps * features * (8 * NT + 1);
+  const sums = 4 * 2 * (streaming + 1) * features * (8 * NT + 1);
   to.launch({
     file: "gemv",
     defines: { NF4: nf4 ? 1 : 0, NT, MT, Y: cType(floatOf(nodes[0]!.outputs[0]!)) },
     kernel: "few_rows",
     grid: [Math.min(tiles, Math.ceil(resident / turns)), turns],
-    threads: 32 * warps,
+    threads: 32 * (streaming + tail),
     overlap: true,
     sharedBytes: (nf4 ? 4 * (256 * 32 + 3 * 256) : 0) + sums,
     args: [int(tiles), int(m), int(k), pointer(to.address(x)), ...three(nodes, (node) => part(node, to))],

@@ -5,9 +5,15 @@
 // The tensor cores multiply 16 features by 8 rows: the weights are mma's A operand, decoded in registers. The order of
 // the depth within a product is free, so each lane takes 16 neighbouring weights of a block of 64: as pair p = 0…7 of lane t
 // of a quad they are elements 16t + 2p, 16t + 2p + 1, and x is read in the same order.
-#define WARPS (8 * MT)
-#define BLOCKS (NF4 ? 4 / MT : 1)  // blocks of 64 elements that a warp has in flight of each feature
+//
+// A block takes a tile of 16·MT features at a time. Its first WARPS warps only stream: each multiplies every WARPS-th chunk of
+// the depth, with the next chunk, of the next tile if need be, on its way. The TAIL warps after them have the rest of a tile:
+// the update, acc and bias, the sum of what the others found. Sums of two tiles are held in turn, so that neither waits.
+#define WARPS 8
+#define TAIL (NT * MT >= 4 ? 4 : 1)
+#define BLOCKS (NF4 ? 4 : 1)  // blocks of 64 elements that a warp has in flight of each feature
 #define FEATURES (16 * MT)
+#define OUTPUTS (FEATURES * ROWS / (32 * TAIL))  // of a tile, for each thread of the TAIL
 #define ROWS (8 * NT)
 #define PITCH (ROWS + 1)
 #define DOUBLE_QUANT_MAP 256
@@ -62,12 +68,12 @@ DEVICE uint4 stream(const u8* p, uint4) {
 }
 
 // What a lane holds of BLOCKS blocks: its 16 weights of each for the features g and g + 8 of each 16 of the tile. Of the scales
-// it has those of one block and 16 features: the t-th of BLOCKS·MT = 4.
+// it has those of the t-th block.
 struct Chunk {
 #if NF4
   uint2 w[MT][BLOCKS][2];
-  u32 code[2];
-  float nested[2];
+  u32 code[MT][2];
+  float nested[MT][2];
 #else
   uint4 w[MT][BLOCKS][2][2];
 #endif
@@ -89,6 +95,13 @@ DEVICE void load_chunk(Chunk& c, const Part& p, int tile, int chunk, int K) {
         c.w[m][b][h] = make_uint2(0, 0);
         if (BLOCKS * chunk + b < blocks) c.w[m][b][h] = stream(w + 32 * b, uint2());
       }
+      const int block = BLOCKS * chunk + t;
+      const i64 scale = row * blocks + (block < blocks ? block : blocks - 1);
+      c.nested[m][h] = 0.0f;
+      if (p.nested) {
+        c.code[m][h] = reinterpret_cast<const u8*>(p.absmax)[scale];
+        c.nested[m][h] = p.nested[scale >> 8];
+      } else c.code[m][h] = reinterpret_cast<const u32*>(p.absmax)[scale];
 #else
       const u8* w = p.weight + row * (2 * K) + 128 * BLOCKS * chunk + 32 * t;
 #pragma unroll
@@ -97,19 +110,6 @@ DEVICE void load_chunk(Chunk& c, const Part& p, int tile, int chunk, int K) {
         for (int q = 0; q < 2; q++) c.w[m][b][h][q] = stream(w + 128 * b + 16 * q, uint4());
 #endif
     }
-#if NF4
-#pragma unroll
-  for (int h = 0; h < 2; h++) {
-    const i64 row = row_of(p, FEATURES * tile + 16 * (t / BLOCKS) + 8 * h + g);
-    const int block = BLOCKS * chunk + t % BLOCKS;
-    const i64 scale = row * blocks + (block < blocks ? block : blocks - 1);
-    c.nested[h] = 0.0f;
-    if (p.nested) {
-      c.code[h] = reinterpret_cast<const u8*>(p.absmax)[scale];
-      c.nested[h] = p.nested[scale >> 8];
-    } else c.code[h] = reinterpret_cast<const u32*>(p.absmax)[scale];
-  }
-#endif
 }
 
 DEVICE u32 word(const uint2& w, int i) { return i == 0 ? w.x : w.y; }
@@ -120,12 +120,14 @@ DEVICE void multiply(float (&acc)[MT][NT][4], const Chunk& c, const Part& p, con
                      const bf16* x, int rows, int K) {
   const int lane = threadIdx.x & 31, g = lane >> 2, t = lane & 3, blocks = K / 64;
 #if NF4
-  float mine[2];
+  float mine[MT][2];
 #pragma unroll
-  for (int h = 0; h < 2; h++) {
-    const float scale = p.nested ? __fadd_rn(__fmul_rn(map[c.code[h]], c.nested[h]), p.offset) : __uint_as_float(c.code[h]);
-    mine[h] = p.alpha * scale;
-  }
+  for (int m = 0; m < MT; m++)
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+      const u32 code = c.code[m][h];
+      mine[m][h] = p.alpha * (p.nested ? __fadd_rn(__fmul_rn(map[code], c.nested[m][h]), p.offset) : __uint_as_float(code));
+    }
 #endif
 #pragma unroll
   for (int b = 0; b < BLOCKS; b++) {
@@ -165,8 +167,8 @@ DEVICE void multiply(float (&acc)[MT][NT][4], const Chunk& c, const Part& p, con
           mma(d[n], a[0], a[1], a[2], a[3], word(xs[n][j >> 1], 2 * (j & 1)), word(xs[n][j >> 1], 2 * (j & 1) + 1));
       }
 #if NF4
-      const int from = (lane & ~3) | (m * BLOCKS + b);
-      const float s0 = __shfl_sync(FULL_WARP, mine[0], from), s1 = __shfl_sync(FULL_WARP, mine[1], from);
+      const int from = (lane & ~3) | b;
+      const float s0 = __shfl_sync(FULL_WARP, mine[m][0], from), s1 = __shfl_sync(FULL_WARP, mine[m][1], from);
 #else
       const float s0 = p.alpha, s1 = p.alpha;
 #endif
@@ -227,16 +229,32 @@ DEVICE Part part_of(int& tile, int& index, const Part& p0, const Part& p1, const
   return index = 2, p2;
 }
 
-// A block takes a tile of features at a time, its warps every WARPS-th chunk of the depth; blockIdx.y: which rows.
-extern "C" __global__ void __launch_bounds__(32 * WARPS, NT == 4 || MT == 2 ? 1 : 2)
+// Barriers of the whole block by number: those who arrive go on, those who meet wait until all others are there.
+DEVICE void arrive(int barrier) { asm volatile("bar.arrive %0, %1;" ::"r"(barrier), "n"(32 * (WARPS + TAIL)) : "memory"); }
+DEVICE void meet(int barrier) { asm volatile("bar.sync %0, %1;" ::"r"(barrier), "n"(32 * (WARPS + TAIL)) : "memory"); }
+#define FULL 1   // + turn: the sums of a tile are there
+#define EMPTY 3  // + turn: they have been read
+
+// What lanes hold of an accumulator [16 features, 8·NT rows] to its place in shared memory.
+DEVICE void store_sums(float* to, const float (&acc)[NT][4]) {
+  const int lane = threadIdx.x & 31, g = lane >> 2, t = lane & 3;
+#pragma unroll
+  for (int n = 0; n < NT; n++)
+#pragma unroll
+    for (int i = 0; i < 4; i++) to[(g + 8 * (i >> 1)) * PITCH + 8 * n + 2 * t + (i & 1)] = acc[n][i];
+}
+
+// blockIdx.y: which rows.
+extern "C" __global__ void __launch_bounds__(32 * (WARPS + TAIL), NT * MT == 1 ? 2 : 1)
     few_rows(int tiles, int M, int K, const bf16* x, Part p0, Part p1, Part p2) {
   extern __shared__ u32 dynamic[];
   u32* table = dynamic;
   float* maps = reinterpret_cast<float*>(dynamic + TABLE_WORDS);
-  float* sums = reinterpret_cast<float*>(dynamic + TABLE_WORDS + MAPS_WORDS);
-  const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31, g = lane >> 2, t = lane & 3;
+  float* sums = reinterpret_cast<float*>(dynamic + TABLE_WORDS + MAPS_WORDS);  // [2, WARPS + 1, FEATURES, PITCH]
+  const int warp = threadIdx.x >> 5;
   const int row0 = ROWS * blockIdx.y, rows = M - row0 < ROWS ? M - row0 : ROWS;
   const int chunks = (K / 64 + BLOCKS - 1) / BLOCKS;
+  const bool streams = warp < WARPS;
   Chunk next;
   int ahead = blockIdx.x, chunk = warp;
   const auto fetch = [&]() {
@@ -245,13 +263,13 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, NT == 4 || MT == 2 ? 1 
     load_chunk(next, p, tile, chunk, K);
   };
   start_next();
-  if (chunk < chunks) fetch();
+  if (streams && chunk < chunks) fetch();
 #if NF4
-  for (int i = threadIdx.x; i < 256 * 8; i += 32 * WARPS) {  // the even element is the high half of its byte
+  for (int i = threadIdx.x; i < 256 * 8; i += 32 * (WARPS + TAIL)) {  // the even element is the high half of its byte
     const u32 both = pair_of(CODE[i >> 7], CODE[i >> 3 & 15]);
     reinterpret_cast<uint4*>(table)[i] = make_uint4(both, both, both, both);
   }
-  for (int i = threadIdx.x; i < DOUBLE_QUANT_MAP; i += 32 * WARPS) {
+  for (int i = threadIdx.x; i < DOUBLE_QUANT_MAP; i += 32 * (WARPS + TAIL)) {
     if (p0.map) maps[i] = p0.map[i];
     if (p1.map) maps[DOUBLE_QUANT_MAP + i] = p1.map[i];
     if (p2.map) maps[2 * DOUBLE_QUANT_MAP + i] = p2.map[i];
@@ -260,40 +278,55 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, NT == 4 || MT == 2 ? 1 
 #endif
   wait_for_previous();
   int turn = 0;
+  if (streams) {
+    for (int all = blockIdx.x; all < tiles; all += gridDim.x, turn ^= 1) {
+      int tile = all, index;
+      const Part p = part_of(tile, index, p0, p1, p2);
+      float acc[MT][NT][4] = {};
+      for (int c = warp; c < chunks; c += WARPS) {
+        const Chunk now = next;
+        chunk += WARPS;
+        if (chunk >= chunks) chunk = warp, ahead += gridDim.x;
+        if (ahead < tiles) fetch();
+        multiply(acc, now, p, maps + DOUBLE_QUANT_MAP * index, table, c, x + (i64)row0 * K, rows, K);
+      }
+      if (all >= 2 * gridDim.x) meet(EMPTY + turn);
+#pragma unroll
+      for (int m = 0; m < MT; m++) store_sums(sums + ((turn * (WARPS + 1) + warp) * FEATURES + 16 * m) * PITCH, acc[m]);
+      arrive(FULL + turn);
+    }
+    return;
+  }
+  const int thread = threadIdx.x - 32 * WARPS;
   for (int all = blockIdx.x; all < tiles; all += gridDim.x, turn ^= 1) {
     int tile = all, index;
     const Part p = part_of(tile, index, p0, p1, p2);
-    float acc[MT][NT][4] = {};
-    if (warp >= WARPS - MT && p.rank > 0) {
+    float* found = sums + turn * (WARPS + 1) * FEATURES * PITCH;
+    float y[OUTPUTS];
 #pragma unroll
-      for (int m = 0; m < MT; m++)
-        if (warp == WARPS - MT + m) add_update(acc[m], p, FEATURES * tile + 16 * m, row0, rows);
+    for (int o = 0; o < OUTPUTS; o++) {
+      const int e = thread + 32 * TAIL * o, feature = FEATURES * tile + e % FEATURES, n = e / FEATURES;
+      y[o] = 0.0f;
+      if (feature >= p.n || n >= rows) continue;
+      if (p.bias) y[o] = p.bias[feature];
+      if (p.acc) y[o] += to_float(p.acc[(i64)(row0 + n) * p.n + feature]);
     }
-    for (int c = warp; c < chunks; c += WARPS) {
-      const Chunk now = next;
-      chunk += WARPS;
-      if (chunk >= chunks) chunk = warp, ahead += gridDim.x;
-      if (ahead < tiles) fetch();
-      multiply(acc, now, p, maps + DOUBLE_QUANT_MAP * index, table, c, x + (i64)row0 * K, rows, K);
+    if (p.rank > 0 && thread < 32 * MT) {
+      float update[NT][4] = {};
+      const int m = thread / 32;
+      add_update(update, p, FEATURES * tile + 16 * m, row0, rows);
+      store_sums(found + (WARPS * FEATURES + 16 * m) * PITCH, update);
     }
-    float* mine = sums + (turn * WARPS + warp) * FEATURES * PITCH;
+    meet(FULL + turn);
+    const int parts = p.rank > 0 ? WARPS + 1 : WARPS;
 #pragma unroll
-    for (int m = 0; m < MT; m++)
-#pragma unroll
-      for (int n = 0; n < NT; n++)
-#pragma unroll
-        for (int i = 0; i < 4; i++) mine[(16 * m + g + 8 * (i >> 1)) * PITCH + 8 * n + 2 * t + (i & 1)] = acc[m][n][i];
-    __syncthreads();
-    for (int e = threadIdx.x; e < FEATURES * rows; e += 32 * WARPS) {
-      const int f = e % FEATURES, n = e / FEATURES, feature = FEATURES * tile + f;
-      if (feature >= p.n) continue;
-      float y = p.bias ? p.bias[feature] : 0.0f;
-      const i64 at = (i64)(row0 + n) * p.n + feature;
-      if (p.acc) y += to_float(p.acc[at]);
-#pragma unroll
-      for (int w = 0; w < WARPS; w++) y += sums[((turn * WARPS + w) * FEATURES + f) * PITCH + n];
-      p.y[at] = from_float<Y>(y);
+    for (int o = 0; o < OUTPUTS; o++) {
+      const int e = thread + 32 * TAIL * o, f = e % FEATURES, n = e / FEATURES, feature = FEATURES * tile + f;
+      if (feature >= p.n || n >= rows) continue;
+      for (int w = 0; w < parts; w++) y[o] += found[(w * FEATURES + f) * PITCH + n];
+      p.y[(i64)(row0 + n) * p.n + feature] = from_float<Y>(y[o]);
     }
+    if (all + 2 * gridDim.x < tiles) arrive(EMPTY + turn);
   }
 }
 
