@@ -19,7 +19,7 @@ const { values: o } = parseArgs({
 const processStart = o.t0 ? Number(o.t0) : performance.timeOrigin / 1000;
 const { Dataset, DPOTrainer, getPeftModel, loadModel, openDevice, Tokenizer } = await import("../dist/index.js");
 
-const { backend } = await openDevice({ device: o.device, ...(o.device === "cpu" && { threads: Number(o.threads) }) });
+const backend = await openDevice({ device: o.device, ...(o.device === "cpu" && { threads: Number(o.threads) }) });
 const base = await loadModel({ path: o.model, backend, loadIn4bit: o["load-in-4bit"] });
 const checkpointing = { false: false, true: true, unsloth: "unsloth" }[o.checkpointing];
 const model = await getPeftModel(base, { r: 16, loraAlpha: 16, useGradientCheckpointing: checkpointing });

@@ -38,6 +38,7 @@ def main() -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
     torch.set_num_threads(a.threads)
+    torch.set_flush_denormal(True)
     torch.manual_seed(0)
     gpu = a.device == "cuda"
     dtype = torch.bfloat16 if gpu else torch.float32
