@@ -10,6 +10,7 @@ import { hubCommand } from "./hub.ts";
 import { mergeCommand } from "./merge.ts";
 import { methodCommand } from "./methods/command.ts";
 import { GRPO } from "./methods/grpo.ts";
+import { PPO } from "./methods/ppo.ts";
 import { CPO, DPO, KTO, ORPO } from "./methods/preference.ts";
 import { REWARD } from "./methods/reward.ts";
 import { planCommand } from "./plan.ts";
@@ -35,6 +36,7 @@ export function createProgram(): CliCommand {
     .addCommand(methodCommand(KTO))
     .addCommand(methodCommand(REWARD))
     .addCommand(methodCommand(GRPO))
+    .addCommand(methodCommand(PPO))
     .addCommand(chatCommand())
     .addCommand(generateCommand())
     .addCommand(evalCommand())

@@ -85,6 +85,16 @@ test("grpo: rewards by name and from a module", async () => {
   assert.match(await wrong("--reward-funcs", `${file}#size`), /no function "size"; functions it exports: shortness/);
 });
 
+test("ppo: one reward, a value adapter beside the policy's", async () => {
+  const sizes = ["--per-device-train-batch-size", "4", "--response-length", "5", "--total-episodes", "8"];
+  const args = ["ppo", ...common("ppo"), "--data", prompts, ...sizes, "--num-sample-generations", "0", "--json"];
+  const { code, stdout, stderr } = await here(...args, "--reward-funcs", "number_match");
+  assert.equal(code, 0, stderr);
+  const logged = rowsOf(stdout).filter((row) => row.event === "log" && "objective/scores" in row);
+  assert.ok(logged.length > 0, stdout);
+  assert.match((await here(...args)).stderr, /reward_funcs: ppo takes one/);
+});
+
 test("a file of settings has the method's section; wrong ones are named with their line", async () => {
   const config = join(place.folder, "dpo.yaml");
   const text = (beta: string): string =>
