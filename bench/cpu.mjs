@@ -1,13 +1,13 @@
 // npm run bench:cpu [-- --python PATH]: LoRA training on the CPU, this project beside transformers + peft on PyTorch.
 // Same random SmolLM2-135M-shaped model (bf16 checkpoint), 4×512 tokens, LoRA r 16 on all linears, 2 threads.
 // Python needs tests/oracle/requirements.txt; without it only this project is measured.
-import { execFileSync, spawnSync } from "node:child_process";
-import { existsSync, mkdirSync, writeFileSync } from "node:fs";
-import { cpus, tmpdir } from "node:os";
+import { execFileSync } from "node:child_process";
+import { writeFileSync } from "node:fs";
+import { cpus } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
-import { SMOLLM2_135M } from "./shapes.mjs";
+import { inTurn, measure, median, ratio, smollm2Folder } from "./cpu-rivals.mjs";
 
 const { values: o } = parseArgs({
   options: {
@@ -19,35 +19,16 @@ const { values: o } = parseArgs({
   },
 });
 const here = fileURLToPath(new URL(".", import.meta.url));
-const folder = join(tmpdir(), "unsloth-bench-smollm2-135m");
-
-if (!existsSync(join(folder, "model.safetensors"))) {
-  const { openCpuBackend, createRandomModel, saveModel } = await import("../dist/index.js");
-  mkdirSync(folder, { recursive: true });
-  const backend = await openCpuBackend({});
-  const model = await createRandomModel({ config: SMOLLM2_135M, backend, dtype: "bfloat16", seed: 1 });
-  await saveModel(model, folder, {});
-  backend.dispose();
-}
-
+const folder = await smollm2Folder();
 const common = ["--model", folder, "--threads", o.threads, "--steps", o.steps];
-function measure(command, args) {
-  const env = { ...process.env };
-  // Leave the choice of BLAS kernels to the libraries.
-  for (const name of ["OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE"]) delete env[name];
-  const t0 = Date.now() / 1000;
-  const run = spawnSync(command, [...args, "--t0", String(t0)], { encoding: "utf8", env });
-  if (run.status !== 0) return { error: (run.stderr || String(run.error)).trim().split("\n").slice(-3).join(" ") };
-  const result = JSON.parse(run.stdout.trim().split("\n").at(-1));
-  return {
-    ...result,
-    tokensPerSecond: result.tokensPerSecond ?? result.tokens_per_second,
-    peakBytes: result.peakBytes ?? result.peak_resident_bytes,
-    firstStepSeconds: result.firstStepSeconds ?? result.seconds_to_first_step_done,
-  };
-}
+/** Both sides' names for the same numbers. */
+const named = (result) => ({
+  ...result,
+  tokensPerSecond: result.tokensPerSecond ?? result.tokens_per_second,
+  peakBytes: result.peakBytes ?? result.peak_resident_bytes,
+  firstStepSeconds: result.firstStepSeconds ?? result.seconds_to_first_step_done,
+});
 
-// In turn, so that a drift of the machine's speed meets both.
 const contenders = {
   "this project": () => measure(process.execPath, [join(here, "ours-cpu.mjs"), ...common]),
   "this project, NF4": () => measure(process.execPath, [join(here, "ours-cpu.mjs"), ...common, "--load-in-4bit"]),
@@ -56,15 +37,8 @@ const contenders = {
   "transformers + peft": () => measure(o.python, [join(here, "peft_cpu.py"), ...common]),
   "transformers + peft, heap kept": () => measure(o.python, [join(here, "peft_cpu.py"), ...common, "--keep-memory"]),
 };
-const results = Object.fromEntries(Object.keys(contenders).map((name) => [name, []]));
-for (let round = 0; round < Number(o.rounds); round++) {
-  for (const [name, run] of Object.entries(contenders)) {
-    const result = run();
-    if (result.error) console.error(`${name}: ${result.error}`);
-    else results[name].push(result);
-  }
-}
-const median = (list) => list.slice().sort((a, b) => a - b)[list.length >> 1];
+const results = inTurn(contenders, Number(o.rounds));
+for (const [name, runs] of Object.entries(results)) results[name] = runs.map(named);
 const rows = Object.entries(results)
   .filter(([, runs]) => runs.length > 0)
   .map(([name, runs]) => ({
@@ -75,7 +49,6 @@ const rows = Object.entries(results)
     firstLoss: runs[0].losses[0],
   }));
 const rival = rows.find((row) => row.name === "transformers + peft");
-const ratio = (a, b) => (b === undefined ? "" : ` (${(a / b).toFixed(2)}×)`);
 console.log(
   `${cpus()[0].model}, ${o.threads} threads, Node ${process.version}; SmolLM2-135M shapes, 4×512 tokens, LoRA r 16 on all linears`,
 );

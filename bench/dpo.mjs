@@ -1,11 +1,11 @@
 // npm run bench:dpo [-- --python PATH]: DPO with LoRA r 16 on the CPU, this project beside TRL + peft on PyTorch, in turn.
 // Random SmolLM2-135M-shaped model, pairs of answers of equal length; Python needs tests/oracle/requirements.txt.
-import { spawnSync } from "node:child_process";
-import { existsSync, mkdirSync, writeFileSync } from "node:fs";
+import { writeFileSync } from "node:fs";
 import { cpus, tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
+import { inTurn, measure, median, ratio, smollm2Folder } from "./cpu-rivals.mjs";
 
 const { values: o } = parseArgs({
   options: {
@@ -20,17 +20,8 @@ const { values: o } = parseArgs({
 });
 const here = fileURLToPath(new URL(".", import.meta.url));
 const tokenizer = join(here, "..", "models", "tiny-math");
-const folder = join(tmpdir(), "unsloth-bench-smollm2-135m");
-const { createRandomModel, openCpuBackend, saveModel, Tokenizer } = await import("../dist/index.js");
-const { SMOLLM2_135M } = await import("./shapes.mjs");
-
-if (!existsSync(join(folder, "model.safetensors"))) {
-  mkdirSync(folder, { recursive: true });
-  const backend = await openCpuBackend({});
-  const model = await createRandomModel({ config: SMOLLM2_135M, backend, dtype: "bfloat16", seed: 1 });
-  await saveModel(model, folder, {});
-  backend.dispose();
-}
+const folder = await smollm2Folder();
+const { Tokenizer } = await import("../dist/index.js");
 
 // Texts of about `length` tokens, half of them the prompt's; the answers differ.
 const words = await Tokenizer.fromFolder(tokenizer);
@@ -63,11 +54,6 @@ const common = [
   "--batch",
   o.batch,
 ];
-function measure(command, args) {
-  const run = spawnSync(command, [...args, "--t0", String(Date.now() / 1000)], { encoding: "utf8" });
-  if (run.status !== 0) return { error: (run.stderr || String(run.error)).trim().split("\n").slice(-3).join(" ") };
-  return JSON.parse(run.stdout.trim().split("\n").at(-1));
-}
 const contenders = {
   "this project": () => measure(process.execPath, [join(here, "ours-dpo.mjs"), ...common]),
   "this project, NF4": () => measure(process.execPath, [join(here, "ours-dpo.mjs"), ...common, "--load-in-4bit"]),
@@ -75,15 +61,7 @@ const contenders = {
   "TRL + peft, gradient checkpointing (TRL's default)": () =>
     measure(o.python, [join(here, "trl_dpo.py"), ...common, "--checkpointing"]),
 };
-const results = Object.fromEntries(Object.keys(contenders).map((name) => [name, []]));
-for (let round = 0; round < Number(o.rounds); round++) {
-  for (const [name, run] of Object.entries(contenders)) {
-    const result = run();
-    if (result.error) console.error(`${name}: ${result.error}`);
-    else results[name].push(result);
-  }
-}
-const median = (list) => list.slice().sort((a, b) => a - b)[list.length >> 1];
+const results = inTurn(contenders, Number(o.rounds));
 const table = Object.entries(results)
   .filter(([, runs]) => runs.length > 0)
   .map(([name, runs]) => ({
@@ -94,7 +72,6 @@ const table = Object.entries(results)
     logpsChosen: runs[0].logpsChosen,
   }));
 const rival = table.find(({ name }) => name.startsWith("TRL"));
-const ratio = (a, b) => (b === undefined ? "" : ` (${(a / b).toFixed(2)}×)`);
 console.log(
   `${cpus()[0].model}, ${o.threads} threads, Node ${process.version}; SmolLM2-135M shapes, DPO on ${o.batch} pairs of 2×${o.length} tokens, LoRA r 16`,
 );

@@ -4,6 +4,7 @@ import { GraphError, numel, type TensorSpec } from "../graph/types.ts";
 import { accumulate } from "./add.ts";
 import { expectSpec, floatType, matrix, required, traffic } from "./check.ts";
 import { div, isConstant, mul } from "./elementwise.ts";
+import { checkHead, headCost } from "./head.ts";
 
 type LossAttrs = { softcap: number; labelSmoothing: number };
 
@@ -19,7 +20,7 @@ export const LOSS_METRICS = ["crossEntropy", "correct", "entropy", "targets"] as
 export const linearCrossEntropyOp: Op<LossAttrs> = {
   name: "linear_cross_entropy",
   infer: (inputs) => {
-    checkHead("linear_cross_entropy", inputs);
+    checkLossHead("linear_cross_entropy", inputs);
     return lossSpecs();
   },
   vjp(ctx) {
@@ -54,7 +55,7 @@ export const linearCrossEntropyOp: Op<LossAttrs> = {
 export const linearCrossEntropyGradOp: Op<LossAttrs & { weightGrad: boolean; biasGrad: boolean }> = {
   name: "linear_cross_entropy_grad",
   infer(inputs, { weightGrad, biasGrad }) {
-    const [h, w] = checkHead("linear_cross_entropy_grad", inputs);
+    const [h, w] = checkLossHead("linear_cross_entropy_grad", inputs);
     if (weightGrad && w.dtype !== "f32")
       throw new GraphError(`linear_cross_entropy: a trained head must be f32, found ${w}`);
     const specs = [...lossSpecs(), { dtype: floatType("linear_cross_entropy", "h", h), shape: h.shape }];
@@ -132,23 +133,14 @@ const lossSpecs = (): TensorSpec[] => [
   { dtype: "f32", shape: [LOSS_METRICS.length] },
 ];
 
-function checkHead(op: string, inputs: readonly (Value | null)[]): [Value, Value] {
-  const h = required(op, "h", inputs, 0);
-  const w = required(op, "head weight", inputs, 1);
-  const [t, d] = matrix(op, "h", h);
-  const [v, dw] = matrix(op, "head weight", w);
-  if (d !== dw) throw new GraphError(`${op}: the head ${w} does not fit hidden states ${h}`);
-  if (inputs[2]) expectSpec(op, "bias", inputs[2], "f32", [v]);
-  checkLabels(op, t, inputs[3] ?? null, inputs[4] ?? null);
+/** A head's operands, with labels and the loss's scale. */
+function checkLossHead(op: string, inputs: readonly (Value | null)[]): [Value, Value] {
+  const [h, w] = checkHead(op, inputs);
+  checkLabels(op, matrix(op, "h", h)[0], inputs[3] ?? null, inputs[4] ?? null);
   return [h, w];
 }
 
 function checkLabels(op: string, tokens: number, labels: Value | null, lossScale: Value | null): void {
   expectSpec(op, "labels", required(op, "labels", [labels], 0), "i32", [tokens]);
   expectSpec(op, "lossScale", required(op, "lossScale", [lossScale], 0), "f32", [1]);
-}
-
-function headCost(h: Value, w: Value, products: number): { flops: number; bytes: number } {
-  const [t, d] = matrix("head", "h", h);
-  return { flops: 2 * products * t * d * w.shape[0]!, bytes: w.bytes * products + h.bytes * 2 };
 }

@@ -3,6 +3,7 @@ import type { Op, VjpContext } from "../graph/op.ts";
 import { GraphError, numel, type TensorSpec } from "../graph/types.ts";
 import { accumulate } from "./add.ts";
 import { expectSpec, floatType, matrix, required, traffic } from "./check.ts";
+import { checkHead, headCost } from "./head.ts";
 
 type LogProbAttrs = {
   /** softcap·tanh(logit / softcap); 0: none. */
@@ -23,7 +24,7 @@ const OUTPUTS = 4;
  */
 export const linearLogProbsOp: Op<LogProbAttrs> = {
   name: "linear_log_probs",
-  infer: (inputs) => tokenSpecs(checkHead("linear_log_probs", inputs)[0].shape[0]!),
+  infer: (inputs) => tokenSpecs(checkLabelledHead("linear_log_probs", inputs)[0].shape[0]!),
   vjp(ctx) {
     const dlogp = upstream("linear_log_probs", ctx);
     if (!dlogp) return;
@@ -47,7 +48,7 @@ export const linearLogProbsOp: Op<LogProbAttrs> = {
 export const linearLogProbsGradOp: Op<LogProbAttrs & { weightGrad: boolean; biasGrad: boolean }> = {
   name: "linear_log_probs_grad",
   infer(inputs, { weightGrad, biasGrad }) {
-    const [h, w] = checkHead("linear_log_probs_grad", inputs);
+    const [h, w] = checkLabelledHead("linear_log_probs_grad", inputs);
     if (weightGrad && w.dtype !== "f32")
       throw new GraphError(`linear_log_probs: a trained head must be f32, found ${w}`);
     const specs: TensorSpec[] = [{ dtype: floatType("linear_log_probs", "h", h), shape: h.shape }];
@@ -145,18 +146,9 @@ function upstream(op: string, ctx: VjpContext<LogProbAttrs>): Value | null {
   return ctx.grad(0);
 }
 
-function checkHead(op: string, inputs: readonly (Value | null)[]): [Value, Value] {
-  const h = required(op, "h", inputs, 0);
-  const w = required(op, "head weight", inputs, 1);
-  const [t, d] = matrix(op, "h", h);
-  const [v, dw] = matrix(op, "head weight", w);
-  if (d !== dw) throw new GraphError(`${op}: the head ${w} does not fit hidden states ${h}`);
-  if (inputs[2]) expectSpec(op, "bias", inputs[2], "f32", [v]);
-  expectSpec(op, "labels", required(op, "labels", inputs, 3), "i32", [t]);
+/** A head's operands, with labels. */
+function checkLabelledHead(op: string, inputs: readonly (Value | null)[]): [Value, Value] {
+  const [h, w] = checkHead(op, inputs);
+  expectSpec(op, "labels", required(op, "labels", inputs, 3), "i32", [matrix(op, "h", h)[0]]);
   return [h, w];
-}
-
-function headCost(h: Value, w: Value, products: number): { flops: number; bytes: number } {
-  const [t, d] = matrix("head", "h", h);
-  return { flops: 2 * products * t * d * w.shape[0]!, bytes: w.bytes * products + h.bytes * 2 };
 }

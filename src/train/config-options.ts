@@ -1,9 +1,21 @@
-import type { z } from "zod";
+import { z } from "zod";
 import { nearest } from "../util/nearest.ts";
 import { OptionError, parseOptions } from "../util/options.ts";
 import { ALIASES, argumentsSchema } from "./arguments.ts";
 import { FOREIGN_ARGUMENTS, type ForeignOptions, withoutForeign } from "./foreign-options.ts";
 import { renamed } from "./option-names.ts";
+
+/** Settings of every trainer about the memory of activations. */
+export const activationShape = {
+  activationOffloading: z.boolean().default(false).describe("let the planner move activations to host memory"),
+  activationMemory: z
+    .number()
+    .int()
+    .positive()
+    .nullable()
+    .default(null)
+    .describe('bytes of activations that "unsloth" checkpointing may keep; most of the free memory when left out'),
+};
 
 export interface ConfigShape<S extends z.ZodObject> {
   /** The class's name, for messages. */

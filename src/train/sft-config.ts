@@ -2,7 +2,7 @@ import { z } from "zod";
 import { PACKING_STRATEGIES } from "../data/index.ts";
 import { parseOptions } from "../util/options.ts";
 import { TrainingArguments, type TrainingArgumentsOptions } from "./arguments.ts";
-import { splitConfig } from "./config-options.ts";
+import { activationShape, splitConfig } from "./config-options.ts";
 import { type ForeignOptions, withoutForeign } from "./foreign-options.ts";
 import { renamed } from "./option-names.ts";
 
@@ -30,14 +30,7 @@ export const sftSchema = z.strictObject({
     .default(null)
     .describe("train on completions only; left out: for prompt/completion rows yes, for others no"),
   assistantOnlyLoss: z.boolean().default(false).describe("train on the assistant's turns of conversations only"),
-  activationOffloading: z.boolean().default(false).describe("let the planner move activations to host memory"),
-  activationMemory: z
-    .number()
-    .int()
-    .positive()
-    .nullable()
-    .default(null)
-    .describe('bytes of activations that "unsloth" checkpointing may keep; most of the free memory when left out'),
+  ...activationShape,
 });
 export type SFTOptions = z.input<typeof sftSchema>;
 export type SFTValues = z.output<typeof sftSchema>;

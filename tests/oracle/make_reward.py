@@ -58,6 +58,7 @@ def main() -> None:
     model = get_peft_model(
         model, LoraConfig(r=4, lora_alpha=8, target_modules=LINEARS, task_type="SEQ_CLS", init_lora_weights=False)
     )
+    model.peft_config["default"].base_model_name_or_path = "tiny"
     save_adapter(model, WHERE / "adapter_init")
     to_float64(model)
     with Float64(), tempfile.TemporaryDirectory() as folder:

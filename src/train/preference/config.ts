@@ -1,8 +1,8 @@
 import { z } from "zod";
-import { nearest } from "../../util/nearest.ts";
 import { OptionError, parseOptions } from "../../util/options.ts";
-import { argumentsSchema, type TrainingArgumentsOptions } from "../arguments.ts";
-import { FOREIGN_ARGUMENTS, type ForeignOptions, withoutForeign } from "../foreign-options.ts";
+import type { TrainingArgumentsOptions } from "../arguments.ts";
+import { activationShape, splitConfig } from "../config-options.ts";
+import { type ForeignOptions, withoutForeign } from "../foreign-options.ts";
 import { renamed } from "../option-names.ts";
 
 const length = () => z.number().int().positive().nullable();
@@ -17,10 +17,7 @@ export const answerShape = {
     .default("keep_start")
     .describe("which end of a sequence longer than maxLength stays"),
   disableDropout: z.boolean().default(true).describe("train without dropout"),
-  activationOffloading: z.boolean().default(false).describe("let the planner move activations to host memory"),
-  activationMemory: length()
-    .default(null)
-    .describe('bytes of activations that "unsloth" checkpointing may keep; most of the free memory when left out'),
+  ...activationShape,
 };
 
 /** Settings of trainers that compare with a reference model. */
@@ -108,27 +105,21 @@ export function parseValues<S extends z.ZodObject>(
   return parseOptions(owner, schema, withoutForeign(owner, renamed(owner, options, ALIASES), foreign));
 }
 
-/** Options of a configuration, told apart: the trainer's own, and those of TrainingArguments with the trainer's defaults. */
-export function splitOptions(
-  { owner, schema, foreign, defaults }: ConfigKind<z.ZodObject>,
+/**
+ * Options of a configuration taken apart: the trainer's own, checked, and those of TrainingArguments with the trainer's
+ * defaults. Throws OptionError.
+ */
+export function splitOptions<S extends z.ZodObject>(
+  { owner, schema, foreign, defaults }: ConfigKind<S>,
   options: object,
-): { own: Record<string, unknown>; args: Record<string, unknown> } {
-  const own: Record<string, unknown> = {};
-  const args: Record<string, unknown> = { ...defaults };
-  for (const [name, value] of Object.entries(renamed(owner, options as Record<string, unknown>, ALIASES))) {
-    const isOwn = Object.hasOwn(schema.shape, name) || Object.hasOwn(foreign, name);
-    const close = isOwn || isArgument(name) ? null : nearest(name, Object.keys(schema.shape));
-    if (close !== null) throw new OptionError(`${owner}: unknown option "${name}"; did you mean "${close}"?`);
-    (isOwn ? own : args)[name] = value;
-  }
-  if (args.labelSmoothingFactor) {
+): { own: z.output<S>; args: Record<string, unknown> } {
+  const shape = { owner, schema, foreign, aliases: ALIASES };
+  const { own, rest } = splitConfig(shape, options as Record<string, unknown>);
+  if (rest.labelSmoothingFactor) {
     throw new OptionError(`${owner}: labelSmoothingFactor is SFTTrainer's; the preference losses' is labelSmoothing`);
   }
-  return { own, args };
+  return { own, args: { ...defaults, ...rest } };
 }
-
-const isArgument = (name: string): boolean =>
-  Object.hasOwn(argumentsSchema.shape, name) || Object.hasOwn(FOREIGN_ARGUMENTS, name);
 
 /** The settings of a kind among an object's properties. */
 export function ownValues<S extends z.ZodObject>({ schema }: ConfigKind<S>, config: object): Record<string, unknown> {

@@ -1,7 +1,7 @@
 import { z } from "zod";
 import { OptionError } from "../../util/options.ts";
 import { TrainingArguments, type TrainingArgumentsOptions } from "../arguments.ts";
-import { answerShape, configKind, parseValues, positive, splitOptions } from "./config.ts";
+import { answerShape, configKind, positive, splitOptions } from "./config.ts";
 import { CPO_LOSS_TYPES, type CpoLossType } from "./cpo-loss.ts";
 
 /** What CPO adds to TrainingArguments (TRL's CPOConfig). */
@@ -30,7 +30,7 @@ export class CPOConfig extends Base {
   constructor(options: (CPOOptions & TrainingArgumentsOptions) | Readonly<Record<string, unknown>> = {}) {
     const { own, args } = splitOptions(CPO_KIND, options);
     super(args);
-    Object.assign(this, parseValues(CPO_KIND, own));
+    Object.assign(this, own);
   }
 }
 

@@ -1,7 +1,7 @@
 import { z } from "zod";
 import { OptionError } from "../../util/options.ts";
 import { TrainingArguments, type TrainingArgumentsOptions } from "../arguments.ts";
-import { answerShape, configKind, parseValues, positive, referenceShape, splitOptions } from "./config.ts";
+import { answerShape, configKind, positive, referenceShape, splitOptions } from "./config.ts";
 import { DIVERGENCE_LOSSES, DPO_LOSS_TYPES, type DpoLossType, F_DIVERGENCES } from "./dpo-losses.ts";
 
 const lossType = z.enum(DPO_LOSS_TYPES);
@@ -43,7 +43,7 @@ export class DPOConfig extends Base {
   constructor(options: (DPOOptions & TrainingArgumentsOptions) | Readonly<Record<string, unknown>> = {}) {
     const { own, args } = splitOptions(DPO_KIND, options);
     super(args);
-    Object.assign(this, parseValues(DPO_KIND, own));
+    Object.assign(this, own);
   }
 }
 

@@ -1,6 +1,6 @@
 import { z } from "zod";
 import { TrainingArguments, type TrainingArgumentsOptions } from "../arguments.ts";
-import { answerShape, configKind, parseValues, positive, referenceShape, splitOptions } from "./config.ts";
+import { answerShape, configKind, positive, referenceShape, splitOptions } from "./config.ts";
 import { KTO_LOSS_TYPES } from "./kto-loss.ts";
 
 /** What KTO adds to TrainingArguments (TRL's KTOConfig). */
@@ -31,6 +31,6 @@ export class KTOConfig extends Base {
   constructor(options: (KTOOptions & TrainingArgumentsOptions) | Readonly<Record<string, unknown>> = {}) {
     const { own, args } = splitOptions(KTO_KIND, options);
     super(args);
-    Object.assign(this, parseValues(KTO_KIND, own));
+    Object.assign(this, own);
   }
 }

@@ -1,6 +1,6 @@
 import { z } from "zod";
 import { TrainingArguments, type TrainingArgumentsOptions } from "../arguments.ts";
-import { answerShape, configKind, parseValues, positive, splitOptions } from "./config.ts";
+import { answerShape, configKind, positive, splitOptions } from "./config.ts";
 
 /** What ORPO adds to TrainingArguments (TRL's ORPOConfig). */
 export const orpoSchema = z.strictObject({
@@ -20,6 +20,6 @@ export class ORPOConfig extends Base {
   constructor(options: (ORPOOptions & TrainingArgumentsOptions) | Readonly<Record<string, unknown>> = {}) {
     const { own, args } = splitOptions(ORPO_KIND, options);
     super(args);
-    Object.assign(this, parseValues(ORPO_KIND, own));
+    Object.assign(this, own);
   }
 }

@@ -1,6 +1,6 @@
 import { z } from "zod";
 import { TrainingArguments, type TrainingArgumentsOptions } from "../arguments.ts";
-import { splitConfig } from "../config-options.ts";
+import { activationShape, splitConfig } from "../config-options.ts";
 import type { ForeignOptions } from "../foreign-options.ts";
 
 /** What reward modelling adds to TrainingArguments (TRL's RewardConfig). */
@@ -18,14 +18,7 @@ export const rewardSchema = z.strictObject({
     .default(null)
     .describe("weight of the squared sum of a pair's rewards, which keeps their mean at zero; 0.01 is a good value"),
   disableDropout: z.boolean().default(true).describe("train without the adapter's dropout"),
-  activationOffloading: z.boolean().default(false).describe("let the planner move activations to host memory"),
-  activationMemory: z
-    .number()
-    .int()
-    .positive()
-    .nullable()
-    .default(null)
-    .describe('bytes of activations that "unsloth" checkpointing may keep; most of the free memory when left out'),
+  ...activationShape,
 });
 export type RewardOptions = z.input<typeof rewardSchema>;
 export type RewardValues = z.output<typeof rewardSchema>;

@@ -1,8 +1,8 @@
 import { z } from "zod";
-import { OptionError, parseOptions } from "../../util/options.ts";
+import { OptionError } from "../../util/options.ts";
 import { TrainingArguments, type TrainingArgumentsOptions } from "../arguments.ts";
+import { splitConfig } from "../config-options.ts";
 import { GRPO_FOREIGN } from "./grpo-foreign.ts";
-import { splitOptions } from "./split-options.ts";
 
 export const GRPO_LOSS_TYPES = ["grpo", "dr_grpo", "dapo", "bnpo", "cispo", "sapo", "luspo", "vespo"] as const;
 export type GRPOLossType = (typeof GRPO_LOSS_TYPES)[number];
@@ -99,9 +99,10 @@ const Base = TrainingArguments as new (options: object) => TrainingArguments & R
  */
 export class GRPOConfig extends Base {
   constructor(options: (GRPOOptions & TrainingArgumentsOptions) | Readonly<Record<string, unknown>> = {}) {
-    const { own, args } = splitOptions("GRPOConfig", grpoSchema, GRPO_FOREIGN, options);
-    super({ ...DEFAULTS, ...args });
-    Object.assign(this, complete(parseOptions("GRPOConfig", grpoSchema, own), this));
+    const shape = { owner: "GRPOConfig", schema: grpoSchema, foreign: GRPO_FOREIGN };
+    const { own, rest } = splitConfig(shape, options as Record<string, unknown>);
+    super({ ...DEFAULTS, ...rest });
+    Object.assign(this, complete(own, this));
   }
 }
 

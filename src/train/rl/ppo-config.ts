@@ -1,9 +1,9 @@
 import { z } from "zod";
-import { OptionError, parseOptions } from "../../util/options.ts";
+import { OptionError } from "../../util/options.ts";
 import { TrainingArguments, type TrainingArgumentsOptions } from "../arguments.ts";
+import { splitConfig } from "../config-options.ts";
 import type { ForeignOptions } from "../foreign-options.ts";
 import { RL_FOREIGN } from "./grpo-foreign.ts";
-import { splitOptions } from "./split-options.ts";
 
 const positiveInt = z.number().int().positive();
 
@@ -68,9 +68,10 @@ const Base = TrainingArguments as new (options: object) => TrainingArguments & R
  */
 export class PPOConfig extends Base {
   constructor(options: (PPOOptions & TrainingArgumentsOptions) | Readonly<Record<string, unknown>> = {}) {
-    const { own, args } = splitOptions("PPOConfig", ppoSchema, FOREIGN, options);
-    super({ ...DEFAULTS, ...args });
-    Object.assign(this, complete(parseOptions("PPOConfig", ppoSchema, own), this));
+    const shape = { owner: "PPOConfig", schema: ppoSchema, foreign: FOREIGN };
+    const { own, rest } = splitConfig(shape, options as Record<string, unknown>);
+    super({ ...DEFAULTS, ...rest });
+    Object.assign(this, complete(own, this));
   }
 }
 
