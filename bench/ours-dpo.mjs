@@ -51,6 +51,7 @@ const trainer = new DPOTrainer({
     logLevel: "error",
     maxLength: 4096,
     learningRate: 1e-5,
+    trainSamplingStrategy: "sequential",
   },
   callbacks: [timer],
 });

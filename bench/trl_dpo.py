@@ -69,6 +69,7 @@ def main() -> None:
                 output_dir=folder, per_device_train_batch_size=a.batch, max_steps=a.steps, logging_steps=1,
                 save_strategy="no", report_to="none", disable_tqdm=True, use_cpu=not gpu, bf16=gpu, max_length=4096,
                 gradient_checkpointing=a.checkpointing, learning_rate=1e-5,
+                train_sampling_strategy="sequential",
             ),
             train_dataset=Dataset.from_list(rows),
             processing_class=tokenizer,
