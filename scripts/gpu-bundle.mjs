@@ -29,8 +29,8 @@ mkdirSync(app);
 
 // Type errors are the build's business; what is emitted is what runs.
 const tsc = join(root, "node_modules/typescript/bin/tsc");
-const state = join(bundle, ".tsbuildinfo");
-const compiled = join(bundle, "dist");
+const state = join(root, "build/gpu/.tsbuildinfo");
+const compiled = join(root, "build/gpu/dist");
 run(process.execPath, [tsc, "-p", root, "--outDir", compiled, "--tsBuildInfoFile", state], { mayFail: true });
 cpSync(compiled, join(app, "dist"), { recursive: true, filter: (path) => !/\.(d\.ts|map)$/.test(path) });
 cpSync(join(root, "src/backends/cuda/kernels"), join(app, "dist/backends/cuda/kernels"), { recursive: true });
