@@ -96,8 +96,9 @@ for (const name of ["lora", "full", "plateau"]) {
         for (const [key, value] of Object.entries(row)) {
           // Padding counts as work there.
           if (isSpeed(key) || key === "total_flos") continue;
-          const tolerance = /loss|norm|entropy/.test(key) ? 1e-3 : key.includes("accuracy") ? 1e-6 : 1e-12;
-          const error = Math.abs(own[key]! - value);
+          // The plateau's rate of 0.05 lets rounding grow most.
+          const tolerance = /loss|norm|entropy/.test(key) ? 2e-5 : key.includes("accuracy") ? 1e-6 : 1e-12;
+          const error = Math.abs(own[key]! - value) / Math.max(1, Math.abs(value));
           assert.ok(error <= tolerance, `row ${i} (step ${row.step}): ${key} is ${own[key]}, expected ${value}`);
         }
       });

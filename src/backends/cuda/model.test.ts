@@ -176,7 +176,7 @@ test("full fine-tuning: every weight's gradient equals transformers (CUDA, f32)"
 
 interface Trajectory {
   readonly base_model: string;
-  readonly optimizer: { readonly weight_decay: number };
+  readonly optimizer: { readonly eps: number; readonly weight_decay: number };
   readonly max_grad_norm: number;
   readonly steps: { loss: number; grad_norm: number; learning_rate: number; microbatches: OracleBatch[] }[];
 }
@@ -195,7 +195,7 @@ for (const [dtype, tolerance] of [
       using model = await PeftModel.fromPretrained(base, oraclePath("trajectories", name, "adapter_init"), {
         isTrainable: true,
       });
-      const options = { ...OPTIMIZER, weightDecay: spec.optimizer.weight_decay };
+      const options = { ...OPTIMIZER, epsilon: spec.optimizer.eps, weightDecay: spec.optimizer.weight_decay };
       const optimizer = new Optimizer(backend, model.trainable(), options);
       const runner = new StepRunner({ model: base, optimizer, policy: { kind: "keep" }, maxPositions: 64 });
       for (const [i, step] of spec.steps.entries()) {
