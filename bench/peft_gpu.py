@@ -93,15 +93,33 @@ def with_peft(model):
     return model
 
 
+def number_tokenizer(vocab_size: int):
+    """A tokenizer whose words are the token ids: Unsloth does not load a folder without one."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    special = ["<unk>", "<s>", "</s>", "<pad>"]
+    words = {str(i): i for i in range(vocab_size - len(special))}
+    words.update({word: vocab_size - len(special) + i for i, word in enumerate(special)})
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="</s>", pad_token="<pad>"
+    )
+
+
 def with_unsloth(a: argparse.Namespace, shape: dict):
     """Unsloth loads folders only: one is written with random weights first."""
-    import unsloth  # noqa: F401  must come before transformers
     from unsloth import FastLanguageModel
+
+    import torch
 
     folder = tempfile.mkdtemp(prefix="unsloth-bench-")
     model, _ = base_model(argparse.Namespace(quant="none"), shape)
     model.save_pretrained(folder)
     del model
+    torch.cuda.empty_cache()
+    number_tokenizer(shape["vocab_size"]).save_pretrained(folder)
     longest = max(length for _, length in cases(a.case))
     model, _ = FastLanguageModel.from_pretrained(folder, max_seq_length=longest, load_in_4bit=True, dtype=None)
     return FastLanguageModel.get_peft_model(
@@ -199,6 +217,9 @@ def missing(a: argparse.Namespace, who: str, error: ImportError) -> None:
 def main() -> None:
     a = parse()
     os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
+    # Models are made here: nothing is asked of a hub.
+    for name in ("HF_HUB_OFFLINE", "UNSLOTH_DISABLE_STATISTICS"):
+        os.environ.setdefault(name, "1")
     shape = json.loads(a.shape)
     label = "Unsloth" if a.unsloth else "transformers + peft + bitsandbytes NF4" if a.quant == "nf4" else "transformers + peft, bf16"
     # Asked first: importing everything else takes many seconds.
@@ -207,6 +228,8 @@ def main() -> None:
         missing(a, label, ImportError(name=needed))
         return
     try:
+        if a.unsloth:
+            import unsloth  # patches the others, so it comes first
         import peft
         import torch
         import transformers
@@ -218,8 +241,6 @@ def main() -> None:
             return
         if a.unsloth:
             model = with_unsloth(a, shape)
-            import unsloth
-
             who = f"Unsloth {unsloth.__version__}"
         else:
             if a.quant == "nf4":
