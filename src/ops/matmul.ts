@@ -20,8 +20,8 @@ type MatmulAttrs = {
  * op(A) is [M,K] (stored [K,M] when `transA`), op(B) is [K,N] (stored [N,K] when `transB`). B may be stored in any weight
  * type, 4 bits included; it is decoded on the way into the product. The second pair, of the same transposition and its
  * own small depth, is how a LoRA update rides along with the frozen product: folded in by `fuse`, it costs no second pass
- * over C. Operands are multiplied in A's type, with f32 sums; C has a type of its own (f32 gradients of bf16
- * activations). Inputs: A, B, acc?, bias?, A2?, B2?.
+ * over C. Operands are multiplied in A's type (a backend may take C's where A is f32 and C has 16 bits), with f32 sums; C has a
+ * type of its own (f32 gradients of bf16 activations). Inputs: A, B, acc?, bias?, A2?, B2?.
  */
 export const matmulOp: Op<MatmulAttrs> = {
   name: "matmul",

@@ -61,6 +61,10 @@ export const OP_CASES: Readonly<Record<string, OpCase>> = {
     weights: ["bias"],
     build: (v) => matmul(v.a!, v.b!, { transB: true, acc: v.acc!, bias: v.bias! }),
   },
+  "matmul kept in f32": {
+    floats: { a: [3, 5], b: [7, 5] },
+    build: (v) => matmul(v.a!, v.b!, { transB: true, dtype: "f32" }),
+  },
   "matmul TN": { floats: { a: [5, 3], b: [5, 7] }, build: (v) => matmul(v.a!, v.b!, { transA: true }) },
   "matmul TT": { floats: { a: [5, 3], b: [7, 5] }, build: (v) => matmul(v.a!, v.b!, { transA: true, transB: true }) },
   "LoRA on a linear layer (folded)": {

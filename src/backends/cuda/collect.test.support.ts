@@ -1,6 +1,8 @@
+import type { Node } from "../../graph/graph.ts";
 import type { Program } from "../../graph/program.ts";
-import type { FloatDType } from "../../graph/types.ts";
+import { type FloatDType, numel } from "../../graph/types.ts";
 import type { Executable } from "../backend.ts";
+import { PRODUCT_OUTPUTS, type Product } from "./cublaslt.ts";
 import type { Launch } from "./device.ts";
 import type { DeviceInfo } from "./driver.ts";
 import { LOWERINGS } from "./lower.ts";
@@ -11,10 +13,15 @@ import { CudaTensor } from "./tensor.ts";
 /** Thrown where a collected program would have run. */
 export class NotRun extends Error {}
 
-/** A backend without a card that notes which kernels programs would launch on one of a given compute capability. */
+/**
+ * A backend without a card that notes which kernels and products programs would run on one of a given compute capability,
+ * and throws where cuBLASLt has nothing for a product's types.
+ */
 export class CollectingBackend extends SketchCudaBackend {
   /** Launches by source, names and kernel: one of each. */
   readonly launches = new Map<string, Launch>();
+  /** One of each kind. */
+  readonly products = new Map<string, Product>();
 
   constructor(computeDtype: FloatDType, computeCapability: number, fp8 = false) {
     const sharedBytes = (computeCapability < 80 ? 64 : 163) * 1024;
@@ -32,11 +39,16 @@ export class CollectingBackend extends SketchCudaBackend {
   }
 
   override compile(program: Program): Executable {
-    for (const node of program.steps) if (!node.op.view) LOWERINGS[node.op.name]!(node, this.collecting());
-    return { program, execute: () => Promise.reject(new NotRun("collected")), dispose: () => undefined };
+    for (const node of program.steps) if (!node.op.view) LOWERINGS[node.op.name]!(node, this.collecting(node));
+    return { program, execute: () => this.outputs(program), dispose: () => undefined };
   }
 
-  private collecting(): Lowering {
+  /** What a run gives. */
+  protected outputs(_program: Program): Promise<Record<string, Float32Array>> {
+    return Promise.reject(new NotRun("collected"));
+  }
+
+  private collecting(node: Node): Lowering {
     const { computeCapability, multiprocessors } = this.device.info;
     const nothing = (): void => undefined;
     return {
@@ -56,7 +68,12 @@ export class CollectingBackend extends SketchCudaBackend {
           launch,
         );
       },
-      product: nothing,
+      product: (product) => {
+        const { input, output } = product;
+        if (!PRODUCT_OUTPUTS[input].includes(output))
+          throw new Error(`${node.op.name} in ${node.scope} multiplies ${input} to ${output}, which cuBLASLt does not`);
+        this.products.set(JSON.stringify(product), product);
+      },
       copy: nothing,
       clear: nothing,
       sized: (labels, _step, emit) => emit(labels.shape[0]!),
@@ -64,5 +81,13 @@ export class CollectingBackend extends SketchCudaBackend {
       fetch: nothing,
       wait: nothing,
     };
+  }
+}
+
+/** The same where programs run, as far as the host can see: what they give is zeros. */
+export class ZerosBackend extends CollectingBackend {
+  protected override outputs(program: Program): Promise<Record<string, Float32Array>> {
+    const zeros = [...program.outputs].map(([name, value]) => [name, new Float32Array(numel(value.shape))] as const);
+    return Promise.resolve(Object.fromEntries(zeros));
   }
 }

@@ -23,6 +23,14 @@ const ALGORITHM_BYTES = 64;
 /** Memory that products may use for partial sums; what the library's documentation advises for Hopper. */
 export const PRODUCT_WORKSPACE = 32 * 2 ** 20;
 
+/** Types that the library gives a product of operands of a type in, with sums in f32 (cublasLtMatmul's table of types). */
+export const PRODUCT_OUTPUTS: Readonly<Record<FloatDType | "e4m3", readonly FloatDType[]>> = {
+  f32: ["f32"],
+  bf16: ["bf16", "f32"],
+  f16: ["f16", "f32"],
+  e4m3: ["bf16", "f16", "f32"],
+};
+
 /** D = alpha·op(A)·op(B) + beta·C over row-major matrices; op(A) is [m, k], op(B) [k, n], C and D [m, n]. */
 export interface Product {
   readonly m: number;
@@ -32,7 +40,7 @@ export interface Product {
   readonly transB: boolean;
   /** Type of A and B; sums are f32. e4m3 has a scale for each row of op(A) and column of op(B), and transB only. */
   readonly input: FloatDType | "e4m3";
-  /** Type of C and D. */
+  /** Type of C and D, one of PRODUCT_OUTPUTS. */
   readonly output: FloatDType;
   /** Row lengths. */
   readonly lda: number;

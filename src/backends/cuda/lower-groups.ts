@@ -39,7 +39,7 @@ export function lowerGroup(node: Node, to: Lowering, lowerOne: Lower): void {
   const [a, b] = members[0]!.inputs as [Value, Value];
   const many = rowsOf(a) >= MANY_ROWS;
   if (fewRows(members, to)) lowerFewRows(members, to);
-  else if (members[0]!.attrs.transA && members.every(({ inputs }) => inputs[1] === b))
+  else if (members[0]!.attrs.transA && members.every(({ inputs }) => inputs[1] === b && inputs[0]!.dtype === b.dtype))
     lowerNarrowGradients(members, to);
   else if (members.every((member) => productInFp8(to, member))) lowerFp8(members, to);
   else if (many && members.every(isNarrow)) lowerNarrow(members, to);
@@ -48,9 +48,9 @@ export function lowerGroup(node: Node, to: Lowering, lowerOne: Lower): void {
 }
 
 function isNarrow({ inputs, attrs }: Node): boolean {
-  const [, b, ...others] = inputs as [Value, Value, ...(Value | null)[]];
+  const [a, b, ...others] = inputs as [Value, Value, ...(Value | null)[]];
   const plain = attrs.alpha === 1 && !attrs.transA && attrs.transB === true && others.every((value) => !value);
-  return plain && b.dtype === "f32" && rowsOf(b) * 16 <= colsOf(b);
+  return plain && attrs.dtype === a.dtype && b.dtype === "f32" && rowsOf(b) * 16 <= colsOf(b);
 }
 
 /** low_i = x·A_iᵀ as one product with all A_i below each other. */

@@ -1,4 +1,6 @@
 import type { Node, Value } from "../../graph/graph.ts";
+import type { FloatDType } from "../../graph/types.ts";
+import { PRODUCT_OUTPUTS } from "./cublaslt.ts";
 import { cType, float, int, long, pointer } from "./kernels.ts";
 import { fewRows, lowerFewRows } from "./lower-decode.ts";
 import { lowerFp8, productInFp8 } from "./lower-fp8.ts";
@@ -17,7 +19,17 @@ import {
   spread,
 } from "./lowering.ts";
 
-/** C = acc + bias + alpha·op(A)·op(B) + alpha2·op(A2)·op(B2): a library product each, operands decoded to A's type first. */
+/**
+ * Type that operands are multiplied in: A's, but for an f32 A (a gradient of logits, of a head's numbers) whose product is
+ * kept in 16 bits, which is a pair that the library has nothing for: C's. That rounds A as the fused loss rounds its
+ * gradients of logits, and decodes B to 2 bytes an element, not 4.
+ */
+function multipliedIn(a: Value, c: Value): FloatDType {
+  const [input, output] = [floatOf(a), floatOf(c)];
+  return PRODUCT_OUTPUTS[input].includes(output) ? input : output;
+}
+
+/** C = acc + bias + alpha·op(A)·op(B) + alpha2·op(A2)·op(B2): a library product each, operands brought to one type first. */
 export const LOWER_MATMUL: Readonly<Record<string, Lower>> = {
   matmul(node, to) {
     const [a, b, acc, bias, a2, b2] = node.inputs as [Value, Value, ...(Value | null)[]];
@@ -26,7 +38,7 @@ export const LOWER_MATMUL: Readonly<Record<string, Lower>> = {
     if (productInFp8(to, node)) return lowerFp8([node], to);
     if (foldable(node)) return lowerFolded(node, to);
     const { transA, transB, alpha, alpha2 } = node.attrs as Record<string, number | boolean>;
-    const input = floatOf(a);
+    const input = multipliedIn(a, c);
     const output = floatOf(c);
     const target = to.address(c);
     let source = acc ? to.address(acc) : 0;
@@ -39,7 +51,7 @@ export const LOWER_MATMUL: Readonly<Record<string, Lower>> = {
       const k = transA ? rowsOf(left) : colsOf(left);
       const shape = { m: size(c) / colsOf(c), n: colsOf(c), k, transA: transA as boolean, transB: transB as boolean };
       const leading = { lda: colsOf(left), ldb: colsOf(right), ldc: colsOf(c) };
-      const operands = { a: to.address(left), b: dense(to, right, input) };
+      const operands = { a: dense(to, left, input), b: dense(to, right, input) };
       const from = beta === 0 ? target : source;
       to.product({ ...shape, input, output, ...leading }, { ...operands, c: from, d: target, alpha: factor, beta });
       source = target;
