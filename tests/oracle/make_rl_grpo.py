@@ -37,7 +37,7 @@ DEFAULTS = {
     "num_generations": 4,
     "max_completion_length": 8,
     "max_steps": 20,
-    "learning_rate": 2e-2,
+    "learning_rate": 1e-2,
     "max_grad_norm": 1e6,
     "logging_steps": 1,
     "shuffle_dataset": False,

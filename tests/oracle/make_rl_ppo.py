@@ -44,7 +44,7 @@ COMMON = {
 # Options as both sides take them; together 20 updates each.
 DEFAULTS = {
     "per_device_train_batch_size": 4,
-    "learning_rate": 3e-2,
+    "learning_rate": 1e-2,
     "response_length": 8,
     "num_ppo_epochs": 2,
     "vf_coef": 0.5,

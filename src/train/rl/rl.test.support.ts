@@ -58,7 +58,7 @@ export function gradientError(kept: ReadonlyMap<string, Float32Array>, ...fixtur
   return worst;
 }
 
-/** Largest error of log rows, relative where numbers are above 1; every key of theirs must be there. */
+/** Largest relative error of log rows (of numbers near 0, that of 0.01); every key of theirs must be there. */
 export function logError(own: readonly LogRow[], theirs: readonly LogRow[]): { error: number; where: string } {
   let worst = { error: 0, where: "" };
   assert.equal(own.length, theirs.length);
@@ -67,7 +67,7 @@ export function logError(own: readonly LogRow[], theirs: readonly LogRow[]): { e
       // A deviation of one number is not a number, which TRL's log has as null.
       if (value === null) continue;
       assert.ok(key in own[i]!, `row ${i} lacks ${key}`);
-      const error = Math.abs(own[i]![key]! - value) / Math.max(1, Math.abs(value));
+      const error = Math.abs(own[i]![key]! - value) / Math.max(1e-2, Math.abs(value));
       if (!(error <= worst.error)) worst = { error, where: `row ${i}: ${key} is ${own[i]![key]}, expected ${value}` };
     }
   });
