@@ -1,4 +1,5 @@
-// The longest sequence whose step fits the memory given, by planning alone: node bench/gpu/longest.mjs --model llama3-8b --gib 80
+// The longest sequence whose step fits the memory given, by planning alone:
+//   node bench/gpu/longest.mjs --model llama3-8b --gib 80 --host-gib 128
 import { parseArgs } from "node:util";
 import { GIB, load, result, seconds } from "./lib.mjs";
 import { shapeOf } from "./shapes.mjs";
@@ -15,6 +16,7 @@ const { values: flags } = parseArgs({
   options: {
     model: { type: "string", default: "llama3-8b" },
     gib: { type: "string", default: "80" },
+    "host-gib": { type: "string", default: "128" },
     layers: { type: "string" },
   },
 });
@@ -39,7 +41,8 @@ const fixed = weight + adapter + gradient + states + CONTEXT;
 
 for (const offload of [false, true]) {
   const needed = (length) => {
-    const runner = new StepRunner({ model, optimizer, policy: { kind: "minimum" }, offload, maxPositions: length });
+    const host = { offload, hostBytes: Number(flags["host-gib"]) * GIB };
+    const runner = new StepRunner({ model, optimizer, policy: { kind: "minimum" }, ...host, maxPositions: length });
     const { arenaBytes, hostBytes } = runner.program("train", length);
     runner.dispose();
     return { bytes: fixed + arenaBytes + 4 * length * decoder.headDim, hostBytes };

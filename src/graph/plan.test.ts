@@ -208,3 +208,23 @@ test("differentiating something the loss does not depend on is an error or null"
   const [dx, dy] = differentiate(graph, loss, [{ value: x }, { value: y }], one);
   assert.ok(dx && dy === null);
 });
+
+test("offloading takes no more host memory than there is: what copying saves least is recomputed, the last boundaries stay", () => {
+  const rates = { ...OPTIONS.rates, hostBytesPerSecond: 1e12 };
+  const options: PlanOptions = { ...OPTIONS, rates, offload: true, policy: { kind: "recompute" } };
+  const all = plan(stack(6), options).checkpointing();
+  // The first layer's boundary is the input.
+  const boundaries = 5 * 64 * 32 * 4;
+  assert.ok(all.offloaded.bytes > 2 * boundaries, `${all.offloaded.bytes} bytes offloaded`);
+  for (const hostBytes of [all.offloaded.bytes, boundaries + 64 * 32 * 4, boundaries, boundaries / 2, 0]) {
+    const program = plan(stack(6), { ...options, hostBytes });
+    const { offloaded, kept, recomputed } = program.checkpointing();
+    assert.ok(program.hostBytes <= hostBytes && offloaded.bytes <= hostBytes, `${offloaded.bytes} of ${hostBytes}`);
+    assert.equal(
+      kept.bytes + recomputed.bytes + offloaded.bytes,
+      all.kept.bytes + all.recomputed.bytes + all.offloaded.bytes,
+    );
+    if (hostBytes < boundaries) assert.ok(kept.bytes >= boundaries - hostBytes, `${kept.bytes} kept`);
+    assertDisjoint(program);
+  }
+});

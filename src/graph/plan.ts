@@ -35,6 +35,8 @@ export interface PlanOptions {
   readonly policy?: CheckpointPolicy;
   /** Let the planner move activations to host memory where that is cheaper than recomputing (needs rates.hostBytesPerSecond). */
   readonly offload?: boolean;
+  /** Most bytes of host memory that offloading may take. */
+  readonly hostBytes?: number;
   readonly name?: string;
 }
 
@@ -55,7 +57,7 @@ export function plan(graph: Graph, options: PlanOptions): Program {
   const policy = options.policy ?? { kind: "keep" };
   const ranked = rank(graph, saved, options);
   const keepFirst = (count: number): Decisions => {
-    const given = ranked.slice(count);
+    const given = withinHost(ranked.slice(count), options.hostBytes ?? Number.POSITIVE_INFINITY);
     const nodes = (copied: boolean): Set<Node> => new Set(given.filter((g) => g.copied === copied).map((g) => g.node));
     return { recompute: nodes(false), offload: nodes(true) };
   };
@@ -101,10 +103,46 @@ const mebibytes = (bytes: number): string => (bytes / 2 ** 20).toFixed(1);
 
 interface Ranked {
   readonly node: Node;
+  /** Place among the saved activations, in forward order. */
+  readonly order: number;
+  readonly bytes: number;
+  /** A boundary of the repeated blocks: never recomputed. */
+  readonly boundary: boolean;
   /** Estimated seconds that giving it up adds to the step. */
   readonly seconds: number;
   /** Given up by copying to host memory rather than by recomputing. */
   readonly copied: boolean;
+  /** Estimated seconds that recomputing it instead of copying would add. */
+  readonly copySaves: number;
+}
+
+/**
+ * What is given up, with no more in host memory than it has: where copying saves the least time for its bytes, it is
+ * recomputed; of boundaries, which cannot be, the last stay on the device, where they wait the shortest.
+ */
+function withinHost(given: readonly Ranked[], hostBytes: number): Ranked[] {
+  const copied = given.filter((one) => one.copied);
+  let excess = copied.reduce((sum, { bytes }) => sum + bytes, 0) - hostBytes;
+  if (excess <= 0) return given.slice();
+  const [recomputed, kept] = [new Set<Ranked>(), new Set<Ranked>()];
+  const drop = (candidates: readonly Ranked[], into: Set<Ranked>): void => {
+    for (const one of candidates) {
+      if (excess <= 0) return;
+      into.add(one);
+      excess -= one.bytes;
+    }
+  };
+  const inner = copied.filter(({ boundary }) => !boundary);
+  drop(
+    inner.sort((a, b) => a.copySaves / a.bytes - b.copySaves / b.bytes),
+    recomputed,
+  );
+  const outer = copied.filter(({ boundary }) => boundary);
+  drop(
+    outer.sort((a, b) => b.order - a.order),
+    kept,
+  );
+  return given.filter((one) => !kept.has(one)).map((one) => (recomputed.has(one) ? { ...one, copied: false } : one));
 }
 
 /**
@@ -117,12 +155,14 @@ function rank(graph: Graph, saved: readonly Saved[], { rates, offload }: PlanOpt
   const savedNodes = new Set(saved.map((s) => s.node));
   const boundaries = new Set([...graph.boundaries].map((value) => value.node));
   return saved
-    .map(({ node, bytes }) => {
+    .map(({ node, bytes }, order) => {
       const again = recomputeSeconds(node, savedNodes, rates);
       const copies = hostRate ? (2 * bytes) / hostRate : Number.POSITIVE_INFINITY;
       const boundary = boundaries.has(node);
       const added = Math.min(again, copies);
-      return { node, boundary, copied: boundary || copies < again, seconds: added, price: added / bytes };
+      const copied = boundary || copies < again;
+      const entry: Ranked = { node, order, bytes, boundary, copied, seconds: added, copySaves: again - copies };
+      return { ...entry, price: added / bytes };
     })
     .filter(({ boundary }) => !boundary || hostRate !== null)
     .sort((a, b) => b.price - a.price);

@@ -48,7 +48,7 @@ export function planBatch(
   mode: BatchMode,
   shape: BatchShape,
 ): { program: Program; hostLogs: HostLogs | null } {
-  const { model, optimizer, computeLoss = crossEntropyLoss, policy, offload } = options;
+  const { model, optimizer, computeLoss = crossEntropyLoss, policy, offload, hostBytes } = options;
   const graph = new Graph();
   const training = mode === "train";
   const { tokens } = shape;
@@ -78,6 +78,7 @@ export function planBatch(
     rates,
     policy: training ? policy : { kind: "keep" },
     offload: offload ?? false,
+    ...(hostBytes !== undefined && { hostBytes }),
     name: `${mode} step, ${tokens} tokens`,
   });
   return { program, hostLogs };

@@ -2,6 +2,7 @@ import type { Backend, BackendMemory, Executable } from "../backends/backend.ts"
 import type { Batch } from "../data/collate.ts";
 import type { CheckpointPolicy } from "../graph/plan.ts";
 import type { Program } from "../graph/program.ts";
+import { availableMemory } from "../models/load/available-memory.ts";
 import type { CausalLM } from "../models/model.ts";
 import { LOSS_METRICS } from "../ops/cross-entropy.ts";
 import type { Optimizer } from "../optim/optimizer.ts";
@@ -38,6 +39,8 @@ export interface StepOptions {
   readonly computeLoss?: ComputeLoss | undefined;
   readonly policy: CheckpointPolicy;
   readonly offload?: boolean | undefined;
+  /** Most bytes of host memory for offloading; left out: four fifths of what this process can still take. */
+  readonly hostBytes?: number | undefined;
   /** Longest sequence: the rotary table's length. */
   readonly maxPositions: number;
   readonly labelSmoothing?: number | undefined;
@@ -60,7 +63,9 @@ export class StepRunner {
   private readonly cache = new Map<string, Compiled>();
 
   constructor(options: StepOptions) {
-    this.options = options;
+    // Asked once: what the first program's offloading takes would be missing from the second's plan.
+    const hostBytes = options.offload ? (options.hostBytes ?? Math.floor(0.8 * availableMemory())) : undefined;
+    this.options = { ...options, hostBytes };
     this.backend = options.model.backend;
   }
 
