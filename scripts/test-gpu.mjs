@@ -1,53 +1,226 @@
-// npm run test:gpu [-- NAME …] [-- --sanitize]: the CUDA backend's tests (conformance of every op, kernels, families,
-// trajectories) on this machine's GPU; with names only the files whose names contain one. Runs the compiled tests beside this
-// script's dist/; with OUT set, the full log goes there.
+// npm run test:gpu [-- NAME …] [-- --jobs N] [-- --sanitize[=TOOL]] [-- --pattern REGEX] [-- --limit SECONDS]
+//
+// The CUDA backend's tests (conformance of every op, kernels, families, trajectories) on this machine's GPU; with names only
+// the files whose names contain one. Runs the compiled tests in dist/, a process each, --jobs of them side by side (a
+// quarter of the cores, at most 4). With OUT set, the full log goes there, too.
 // "compile", which compiles every kernel for old and new cards and needs NVRTC but no GPU, runs only when it is named.
-// --sanitize runs a small part under NVIDIA's compute-sanitizer, where that is installed: reads and writes out of bounds.
-import { spawnSync } from "node:child_process";
-import { readdirSync, writeFileSync } from "node:fs";
-import { join } from "node:path";
-import { run } from "node:test";
+// --sanitize runs the files that launch every own kernel, in f32, bf16 and f16, under NVIDIA's compute-sanitizer (memcheck:
+// reads and writes out of bounds; --sanitize=racecheck: races in shared memory), which the CUDA toolkit brings.
+// A file that ends without tests, by a signal, or after --limit (240 s; 540 s under the sanitizer) has failed.
+import { spawn } from "node:child_process";
+import {
+  appendFileSync,
+  existsSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from "node:fs";
+import { availableParallelism, tmpdir } from "node:os";
+import { delimiter, join } from "node:path";
+import { pathToFileURL } from "node:url";
+import { parseArgs } from "node:util";
 
-process.env.UNSLOTH_TEST_GPU = "1";
-const folder = join(import.meta.dirname, "../dist/backends/cuda");
-const wanted = process.argv.slice(2).filter((word) => word !== "--sanitize");
-if (process.argv.includes("--sanitize")) process.exit(sanitize());
-
-const isWanted = (name) =>
-  wanted.length === 0 ? !name.startsWith("compile.") : wanted.some((part) => name.includes(part));
-const files = readdirSync(folder)
-  .filter((name) => name.endsWith(".test.js") && isWanted(name))
-  .map((name) => join(folder, name));
-const log = [];
-let [passed, failed] = [0, 0];
-for await (const { type, data } of run({ files, concurrency: 1, timeout: 240_000 })) {
-  if (type === "test:stderr" || type === "test:stdout") process.stdout.write(data.message);
-  if (type !== "test:pass" && type !== "test:fail") continue;
-  if (data.name.endsWith(".test.js")) continue;
-  const line = `${type === "test:pass" ? "ok    " : "FAILED"} ${data.details.duration_ms.toFixed(0).padStart(6)} ms  ${data.name}`;
-  const error = data.details?.error?.cause ?? data.details?.error;
-  log.push(type === "test:fail" ? `${line}\n    ${error?.stack ?? error}` : line);
-  if (type === "test:pass") passed++;
-  else {
-    failed++;
-    if (failed <= 40) console.log(`${line}: ${String(error?.message ?? error).slice(0, 300)}`);
+/** Reporter of the test processes (--test-reporter): a line of JSON for every test. */
+export default async function* reporter(events) {
+  for await (const { type, data } of events) {
+    if ((type !== "test:pass" && type !== "test:fail") || data.details?.type === "suite") continue;
+    const error = data.details?.error?.cause ?? data.details?.error;
+    const skipped = data.skip !== undefined && data.skip !== false;
+    const { name } = data;
+    const result = type === "test:fail" ? "FAILED" : skipped ? "skip" : "ok";
+    const text = error ? String(error.stack ?? error) : "";
+    yield `${JSON.stringify({ name, result, ms: data.details?.duration_ms ?? 0, text, message: String(error?.message ?? error) })}\n`;
   }
 }
-console.log(`${passed} passed, ${failed} failed`);
-if (process.env.OUT) writeFileSync(join(process.env.OUT, "test-gpu.log"), `${log.join("\n")}\n`);
-process.exit(failed > 0 || passed === 0 ? 1 : 0);
 
-/** Ops in bf16 with kernels of all kinds, under memcheck: it slows kernels down tens of times. */
-function sanitize() {
-  const file = join(folder, "ops.test.js");
-  const pattern =
-    wanted[0] ?? "(matmul NT|LoRA on|attention, causal|RMS norm|linear cross-entropy|embedding|GeGLU|rope).*bf16";
-  const node = [process.execPath, `--test-name-pattern=${pattern}`, file];
-  const tool = ["--tool", "memcheck", "--error-exitcode", "9", "--launch-timeout", "0"];
-  const { status, error } = spawnSync("compute-sanitizer", [...tool, ...node], { stdio: "inherit" });
-  if (error) {
-    console.log("compute-sanitizer is not installed (it comes with the CUDA toolkit): nothing was checked");
+/** Files that launch every own kernel on small arrays, and the tests of them that do no more than that. */
+const SANITIZED = {
+  "ops.": "",
+  "kernels.": "",
+  "groups.": "",
+  "head.": "",
+  "decode.": "few rows|against a cache|draws",
+  "fp8.": "",
+};
+
+if (process.argv[1] === import.meta.filename) process.exitCode = await main();
+
+async function main() {
+  const words = process.argv.slice(2).map((word) => (word === "--sanitize" ? "--sanitize=memcheck" : word));
+  const { values, positionals: names } = parseArgs({
+    args: words,
+    allowPositionals: true,
+    options: {
+      jobs: { type: "string" },
+      sanitize: { type: "string" },
+      pattern: { type: "string" },
+      limit: { type: "string" },
+    },
+  });
+  const jobs = whole("jobs", values.jobs ?? Math.max(1, Math.min(4, Math.floor(availableParallelism() / 4))));
+  const seconds = whole("limit", values.limit ?? (values.sanitize ? 540 : 240));
+  const folder = join(import.meta.dirname, "../dist/backends/cuda");
+  const defaults = (name) =>
+    values.sanitize ? Object.keys(SANITIZED).some((start) => name.startsWith(start)) : !name.startsWith("compile.");
+  const isWanted = (name) => (names.length === 0 ? defaults(name) : names.some((part) => name.includes(part)));
+  const files = readdirSync(folder)
+    .filter((name) => name.endsWith(".test.js") && isWanted(name))
+    .sort();
+  const sanitizer = values.sanitize ? findSanitizer() : null;
+  if (values.sanitize && !sanitizer) {
+    console.log(
+      "compute-sanitizer is neither in PATH nor in a CUDA toolkit (CUDA_HOME, /usr/local/cuda*): nothing was checked",
+    );
     return 1;
   }
-  return status ?? 1;
+  const prefix = sanitizer
+    ? [sanitizer, "--tool", values.sanitize, "--error-exitcode", "9", "--launch-timeout", "0"]
+    : [];
+  const patternOf = (name) =>
+    values.pattern ?? Object.entries(SANITIZED).find(([start]) => values.sanitize && name.startsWith(start))?.[1] ?? "";
+
+  const log = process.env.OUT ? join(process.env.OUT, "test-gpu.log") : null;
+  if (log) writeFileSync(log, "");
+  const scratch = mkdtempSync(join(tmpdir(), "test-gpu-"));
+  const total = { ok: 0, FAILED: 0, skip: 0, errors: 0, broken: 0 };
+  const finished = new Map();
+  let reported = 0;
+  // In the files' order, however they end.
+  const report = () => {
+    for (let next = finished.get(reported); next; next = finished.get(++reported)) {
+      for (const key of Object.keys(total)) total[key] += next.counts[key];
+      process.stdout.write(next.short);
+      if (log) appendFileSync(log, next.full);
+    }
+  };
+  let started = 0;
+  const worker = async () => {
+    while (started < files.length) {
+      const at = started++;
+      const name = files[at];
+      const run = await runFile({
+        file: join(folder, name),
+        results: join(scratch, `${at}.jsonl`),
+        prefix,
+        seconds,
+        pattern: patternOf(name),
+      });
+      finished.set(at, summary(name, run, sanitizer !== null));
+      report();
+    }
+  };
+  await Promise.all(Array.from({ length: jobs }, worker));
+  rmSync(scratch, { recursive: true, force: true });
+
+  const tool = sanitizer ? `, ${values.sanitize}: ${total.errors} errors` : "";
+  const broken = total.broken > 0 ? `, ${total.broken} of ${files.length} files did not end as they should` : "";
+  const last = `${total.ok} passed, ${total.FAILED} failed, ${total.skip} skipped${tool}${broken}`;
+  console.log(last);
+  if (log) appendFileSync(log, `${last}\n`);
+  if (total.ok === 0) console.log("no test ran");
+  return total.ok === 0 || total.FAILED + total.errors + total.broken > 0 ? 1 : 0;
+}
+
+function whole(name, text) {
+  const number = Number(text);
+  if (Number.isInteger(number) && number >= 1) return number;
+  console.log(`--${name} is ${text}; it must be a whole number from 1`);
+  process.exit(2);
+}
+
+/** Runs a test file in a process group of its own; what it printed, its tests' results, and how it ended. */
+function runFile({ file, results, prefix, seconds, pattern }) {
+  const reporting = [
+    `--test-reporter=${pathToFileURL(import.meta.filename)}`,
+    `--test-reporter-destination=${results}`,
+  ];
+  const filter = pattern ? [`--test-name-pattern=${pattern}`] : [];
+  const [command, ...args] = [...prefix, process.execPath, ...reporting, ...filter, file];
+  return new Promise((resolve) => {
+    const env = { ...process.env, UNSLOTH_TEST_GPU: "1" };
+    // Under a test runner itself, its processes would report to that one.
+    delete env.NODE_TEST_CONTEXT;
+    const child = spawn(command, args, { env, detached: true, stdio: ["ignore", "pipe", "pipe"] });
+    let output = "";
+    let late = false;
+    for (const stream of [child.stdout, child.stderr])
+      stream.setEncoding("utf8").on("data", (text) => (output += text));
+    const timer = setTimeout(() => {
+      late = true;
+      try {
+        process.kill(-child.pid, "SIGKILL");
+      } catch {
+        child.kill("SIGKILL");
+      }
+    }, 1000 * seconds);
+    const end = (how) => {
+      clearTimeout(timer);
+      const lines = existsSync(results) ? readFileSync(results, "utf8").split("\n").filter(Boolean) : [];
+      // A process that was killed may have left half a line.
+      const tests = lines.flatMap((line) => (line.endsWith("}") ? [JSON.parse(line)] : []));
+      resolve({ output, tests, ...how, late: late && seconds });
+    };
+    child.on("error", (error) => end({ code: null, signal: error.message }));
+    child.on("close", (code, signal) => end({ code, signal }));
+  });
+}
+
+/** One file's counts, and its lines: the short ones of the terminal, and all. */
+function summary(name, { output, tests, code, signal, late }, sanitized) {
+  const counts = { ok: 0, FAILED: 0, skip: 0, errors: 0, broken: 0 };
+  const [short, full] = [[], [`# ${name}`]];
+  for (const { name: test, result, ms, text, message } of tests) {
+    counts[result]++;
+    const line = `${result.padEnd(6)} ${ms.toFixed(0).padStart(6)} ms  ${test}`;
+    full.push(line, ...(result === "FAILED" ? [`    ${text}`] : []));
+    if (result === "FAILED" && counts.FAILED <= 20) short.push(`${line}: ${message.slice(0, 300)}`);
+  }
+  const problems = [];
+  if (late) problems.push(`it was not done after ${late} s`);
+  else if (code === null) problems.push(`its process ended by ${signal}`);
+  else if (code !== 0 && counts.FAILED === 0 && !sanitized) problems.push(`its process ended with ${code}`);
+  if (counts.ok + counts.FAILED + counts.skip === 0) problems.push("it ran no test");
+  if (sanitized) {
+    const found = [...output.matchAll(/(?:ERROR|RACECHECK) SUMMARY: (\d+) /g)];
+    for (const [, errors] of found) counts.errors += Number(errors);
+    if (found.length === 0 && !late) problems.push("the sanitizer gave no summary");
+    else if (code !== 0 && counts.FAILED + counts.errors === 0 && !late) problems.push(`it ended with ${code}`);
+  }
+  counts.broken = problems.length > 0 ? 1 : 0;
+  const ending = problems.length > 0 ? `; ${problems.join("; ")}` : "";
+  const errors = sanitized ? `, ${counts.errors} errors` : "";
+  const last = `${name}: ${counts.ok} passed, ${counts.FAILED} failed, ${counts.skip} skipped${errors}${ending}`;
+  const printed = output.trim() === "" ? [] : [output.trimEnd()];
+  const wrong = counts.broken + counts.errors > 0;
+  const tail = wrong ? printed.map((text) => text.slice(-4000)) : printed.map((text) => text.slice(0, 2000));
+  return {
+    counts,
+    short: `${[...tail, ...short, last].join("\n")}\n`,
+    full: `${[...full, ...printed, last].join("\n")}\n`,
+  };
+}
+
+function findSanitizer() {
+  const { PATH = "", CUDA_HOME, CUDA_PATH } = process.env;
+  const roots = [CUDA_HOME, CUDA_PATH, ...cudaFolders()].filter(Boolean);
+  const folders = [
+    ...PATH.split(delimiter),
+    ...roots.flatMap((root) => [join(root, "bin"), join(root, "compute-sanitizer")]),
+  ];
+  return folders
+    .filter(Boolean)
+    .map((folder) => join(folder, "compute-sanitizer"))
+    .find((path) => statSync(path, { throwIfNoEntry: false })?.isFile());
+}
+
+/** /usr/local/cuda, then the versions beside it, the newest first. */
+function cudaFolders() {
+  const local = "/usr/local";
+  const names = existsSync(local) ? readdirSync(local).filter((name) => name.startsWith("cuda")) : [];
+  return names
+    .sort((a, b) => (a === "cuda" ? -1 : b === "cuda" ? 1 : b.localeCompare(a, "en", { numeric: true })))
+    .map((name) => join(local, name));
 }

@@ -1,0 +1,105 @@
+import assert from "node:assert/strict";
+import { spawnSync } from "node:child_process";
+import {
+  chmodSync,
+  copyFileSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
+import { tmpdir } from "node:os";
+import { dirname, join } from "node:path";
+import { after, test } from "node:test";
+
+/** scripts/test-gpu.mjs over test files made here, and with a compute-sanitizer that only says what it is told to. */
+
+let root = import.meta.dirname;
+while (!existsSync(join(root, "package.json"))) root = dirname(root);
+const script = join(root, "scripts", "test-gpu.mjs");
+const skip = existsSync(script) ? false : "scripts/test-gpu.mjs is not here";
+
+const place = mkdtempSync(join(tmpdir(), "gpu-runner-"));
+after(() => rmSync(place, { recursive: true, force: true }));
+let places = 0;
+
+const PASSING = 'test("passes (CUDA)", () => {});';
+
+/** Runs the script where dist/backends/cuda holds these files; what it said, its log and its status. */
+function run(files: Record<string, string>, words: string[], env: Record<string, string> = {}) {
+  const here = join(place, String(places++));
+  const folder = join(here, "dist/backends/cuda");
+  for (const made of [folder, join(here, "scripts"), join(here, "bin")]) mkdirSync(made, { recursive: true });
+  writeFileSync(join(here, "package.json"), '{ "type": "module" }');
+  copyFileSync(script, join(here, "scripts/test-gpu.mjs"));
+  for (const [name, body] of Object.entries(files)) {
+    writeFileSync(join(folder, `${name}.test.js`), `import { test } from "node:test";\n${body}\n`);
+  }
+  if (env.SUMMARY !== undefined) {
+    const fake = '#!/bin/sh\necho "fake $*" >&2\nwhile [ "$1" != "0" ]; do shift; done; shift\n"$@"; echo "$SUMMARY"\n';
+    writeFileSync(join(here, "bin/compute-sanitizer"), fake);
+    chmodSync(join(here, "bin/compute-sanitizer"), 0o755);
+  }
+  const { status, stdout } = spawnSync(process.execPath, [join(here, "scripts/test-gpu.mjs"), ...words], {
+    encoding: "utf8",
+    env: { ...process.env, CUDA_HOME: here, OUT: here, ...env },
+  });
+  const log = existsSync(join(here, "test-gpu.log")) ? readFileSync(join(here, "test-gpu.log"), "utf8") : "";
+  return { status, stdout, log };
+}
+
+test("files run side by side, and are reported in order", { skip }, () => {
+  const slow =
+    'test("slow", () => new Promise((done) => setTimeout(done, 400)));\ntest("left out", { skip: true }, () => {});';
+  const { status, stdout, log } = run({ a: slow, b: PASSING, compile: "throw new Error()" }, ["--jobs", "2"]);
+  assert.equal(status, 0, stdout);
+  assert.match(
+    stdout,
+    /a\.test\.js: 1 passed, 0 failed, 1 skipped\nb\.test\.js: 1 passed.*\n2 passed, 0 failed, 1 skipped\n/,
+  );
+  assert.match(log, /# a\.test\.js\nok +\d+ ms {2}slow\nskip .*\n[^]*# b\.test\.js\nok .*passes \(CUDA\)/);
+});
+
+test("a failure, a crash, a file out of time and one without tests are no success", { skip }, () => {
+  const cases: Record<string, readonly [string, RegExp]> = {
+    failing: ['test("is wrong", () => { throw new Error("two is not three"); });', /is wrong: two is not three/],
+    crashing: [`${PASSING}\ntest("dies", () => { process.kill(process.pid, "SIGKILL"); });`, /ended by SIGKILL/],
+    late: [`${PASSING}\ntest("hangs", () => new Promise((done) => setTimeout(done, 60_000)));`, /not done after 2 s/],
+    empty: ["", /ran no test/],
+    broken: ["import './nothing.js';", /ran no test|FAILED|ended with 1/],
+  };
+  for (const [name, [body, said]] of Object.entries(cases)) {
+    const { status, stdout, log } = run({ [name]: body, fine: PASSING }, ["--jobs", "2", "--limit", "2"]);
+    assert.equal(status, 1, `${name}: ${stdout}`);
+    assert.match(stdout, said);
+    assert.match(log, said.source.startsWith("is wrong") ? /two is not three[^]*at / : said);
+  }
+  const none = run({ fine: PASSING }, ["nothing"]);
+  assert.equal(none.status, 1);
+  assert.match(none.stdout, /no test ran/);
+  assert.equal(run({ fine: PASSING }, ["--jobs", "none"]).status, 2);
+});
+
+test("the sanitizer's errors are counted, and a run of it that checked nothing is no success", { skip }, () => {
+  const ops = 'test("embedding (CUDA, f16)", () => {});\ntest("rope (CUDA, bf16)", () => {});';
+  const files = { ops, "model.is.not.sanitized": PASSING };
+  const clean = run(files, ["--sanitize"], { SUMMARY: "========= ERROR SUMMARY: 0 errors" });
+  assert.equal(clean.status, 0, clean.stdout);
+  assert.match(clean.stdout, /fake --tool memcheck .*\n[^]*2 passed, 0 failed, 0 skipped, memcheck: 0 errors\n/);
+  const wrong = run(files, ["--sanitize"], { SUMMARY: "========= ERROR SUMMARY: 3 errors" });
+  assert.equal(wrong.status, 1);
+  assert.match(wrong.stdout, /memcheck: 3 errors/);
+  const races = run(files, ["--sanitize=racecheck", "--pattern", "rope"], {
+    SUMMARY: "========= RACECHECK SUMMARY: 2 hazards displayed (2 errors, 0 warnings)",
+  });
+  assert.equal(races.status, 1);
+  assert.match(races.stdout, /--tool racecheck[^]*1 passed, 0 failed, \d skipped, racecheck: 2 errors/);
+  assert.match(run(files, ["--sanitize"], { SUMMARY: "" }).stdout, /gave no summary/);
+  const unmatched = run(files, ["--sanitize", "--pattern", "no such"], {
+    SUMMARY: "========= ERROR SUMMARY: 0 errors",
+  });
+  assert.equal(unmatched.status, 1, unmatched.stdout);
+  assert.match(unmatched.stdout, /no test ran/);
+});
