@@ -174,7 +174,7 @@ function planned(
 }
 
 /** Bytes of what stays from step to step. */
-function fixedBytes({ backend, config }: CausalLM, maxPositions: number): TrainingPlan["fixed"] {
+export function fixedBytes({ backend, config }: CausalLM, maxPositions: number): TrainingPlan["fixed"] {
   const { weight: weights, adapter, gradient: gradients, optimizer } = backend.memory().tensors;
   // Not as the backend counts them: planning has made tables for other lengths too.
   return { weights, adapter, gradients, optimizer, constants: 4 * maxPositions * config.headDim };
@@ -195,7 +195,8 @@ function count(tensors: Iterable<{ readonly shape: readonly number[] }>): number
   return total;
 }
 
-function planModes(program: (policy: CheckpointPolicy) => Program, fixed: number, memory: number): ModePlan[] {
+/** The ways of checkpointing of a program, beside `fixed` bytes of everything else. */
+export function planModes(program: (policy: CheckpointPolicy) => Program, fixed: number, memory: number): ModePlan[] {
   const keep = program({ kind: "keep" });
   const plain = estimate(keep);
   const planOf = (mode: CheckpointMode, planned: Program): ModePlan => {

@@ -30,7 +30,8 @@ async function parse(args: readonly string[]): Promise<Command[]> {
   const reached: Command[] = [];
   const stub = (command: Command): void => {
     for (const inner of command.commands) stub(inner);
-    if (command.commands.length === 0) command.action(() => void reached.push(command));
+    const isGroup = command.commands.length > 0 && command.registeredArguments.length === 0;
+    if (!isGroup) command.action(() => void reached.push(command));
   };
   stub(program);
   redirect({ out: () => undefined, err: (text) => assert.match(args.join(" "), /--help/, text) });

@@ -2,22 +2,26 @@ import type { ModePlan, TrainingPlan } from "../api/plan-training.ts";
 import { formatCount } from "../models/describe.ts";
 import { formatBytes, table } from "./terminal.ts";
 
-const PARTS: readonly (readonly [keyof TrainingPlan["fixed"], string])[] = [
+/** Bytes that stay from step to step; `cache`: keys and values of sequences that are generated. */
+type FixedBytes = TrainingPlan["fixed"] & { readonly cache?: number };
+
+const PARTS: readonly (readonly [keyof FixedBytes, string])[] = [
   ["weights", "weights"],
   ["adapter", "adapter"],
   ["gradients", "gradients"],
   ["optimizer", "optimizer states"],
   ["constants", "rotary tables"],
+  ["cache", "keys and values"],
 ];
 
 const MODES: Readonly<Record<ModePlan["mode"], string>> = { keep: "false", recompute: "true", unsloth: "unsloth" };
 
 /** Where the memory goes that stays from step to step. */
-export function fixedLines(fixed: TrainingPlan["fixed"]): string[] {
+export function fixedLines(fixed: FixedBytes): string[] {
   const together = Object.values(fixed).reduce((sum, bytes) => sum + bytes, 0);
   return table([
     ["memory", ""],
-    ...PARTS.filter(([part]) => fixed[part] > 0).map(([part, label]) => [label, formatBytes(fixed[part])]),
+    ...PARTS.flatMap(([part, label]) => (fixed[part] ? [[label, formatBytes(fixed[part])]] : [])),
     ["together", formatBytes(together)],
   ]);
 }

@@ -23,26 +23,25 @@ export const VERSION = (
   JSON.parse(readFileSync(new URL("../../package.json", import.meta.url), "utf8")) as { version: string }
 ).version;
 
+const METHODS = [DPO, CPO, ORPO, KTO, REWARD, GRPO, PPO];
+
 /** The whole command line. */
 export function createProgram(): CliCommand {
   const program = new CliCommand("unsloth")
     .description("Fine-tune open LLMs with LoRA and QLoRA")
     .version(VERSION)
+    // Flags belong to the command before them: "sweep" and "sweep dpo" have many in common.
+    .enablePositionalOptions()
     .addCommand(doctorCommand(VERSION), { isDefault: true })
-    .addCommand(trainCommand())
-    .addCommand(methodCommand(DPO))
-    .addCommand(methodCommand(CPO))
-    .addCommand(methodCommand(ORPO))
-    .addCommand(methodCommand(KTO))
-    .addCommand(methodCommand(REWARD))
-    .addCommand(methodCommand(GRPO))
-    .addCommand(methodCommand(PPO))
+    .addCommand(trainCommand());
+  for (const method of METHODS) program.addCommand(methodCommand(method));
+  program
     .addCommand(chatCommand())
     .addCommand(generateCommand())
     .addCommand(evalCommand())
     .addCommand(mergeCommand())
     .addCommand(planCommand())
-    .addCommand(sweepCommand())
+    .addCommand(sweepCommand(METHODS))
     .addCommand(dataCommand())
     .addCommand(hubCommand());
   return program as CliCommand;

@@ -8,6 +8,8 @@ import { TrainingArguments } from "../train/arguments.ts";
 import type { TrainerCallback } from "../train/callbacks.ts";
 import { EarlyStoppingCallback } from "../train/early-stopping.ts";
 import { SFTTrainer } from "../train/sft.ts";
+import type { StepOptions } from "../train/step.ts";
+import { trainingPolicy } from "../train/trainable.ts";
 import type { Trainer } from "../train/trainer.ts";
 import { UsageError } from "./exit.ts";
 import { loadingLine } from "./loading.ts";
@@ -179,6 +181,20 @@ export function dataLines({ dataReport: { recipe, packing } }: SFTTrainer): stri
   return lines;
 }
 
+/** What a trainer's programs are planned with. */
+export function stepOptions({ options, args, optimizer }: Trainer): StepOptions {
+  return {
+    model: options.model.lm,
+    optimizer,
+    computeLoss: options.computeLoss,
+    policy: trainingPolicy(options.model, args.gradientCheckpointing),
+    offload: options.offload,
+    maxPositions: options.maxPositions,
+    labelSmoothing: args.labelSmoothingFactor,
+    neftuneNoiseAlpha: args.neftuneNoiseAlpha,
+  };
+}
+
 /** Microbatches looked at to find a large one. */
 const LOOKED_AT = 200;
 
@@ -196,10 +212,14 @@ export async function largestMicrobatch({ options, args }: Trainer, limit = LOOK
 /** Memory of the steps to come, planned before the first one. */
 export async function stepMemory(trainer: Trainer) {
   const batch = await largestMicrobatch(trainer);
-  const tokens = batch.inputIds.length;
   const { arenaBytes: activations } = trainer.runner.program("train", batch);
+  return memoryText(trainer, { activations }, batch.inputIds.length);
+}
+
+/** Bytes by what they are for, and a line of them. */
+export function memoryText(trainer: Trainer, more: Readonly<Record<string, number>>, tokens: number) {
   const { weight, adapter, gradient, optimizer } = trainer.runner.memory().tensors;
-  const bytes = { weights: weight, adapter, gradients: gradient, optimizer, activations };
+  const bytes = { weights: weight, adapter, gradients: gradient, optimizer, ...more };
   const parts = Object.entries(bytes).filter(([, size]) => size > 0);
   const total = parts.reduce((sum, [, size]) => sum + size, 0);
   const shown = parts.map(([name, size]) => `${name} ${formatBytes(size)}`).join(", ");

@@ -16,11 +16,11 @@ import {
 } from "./programs.ts";
 
 /** Prompts are processed this many tokens at a time, or one by one where a single one is longer. */
-const PREFILL_TOKENS = 8192;
+export const PREFILL_TOKENS = 8192;
 /** Cache rows that are copied at a time. */
 const COPY_ROWS = 4096;
 /** Tokens drawn in a row where asking the host in between would take a share of a step. */
-const STEPS_AT_ONCE = 4;
+export const STEPS_AT_ONCE = 4;
 /** Compiled programs that are kept. */
 const PROGRAMS = 16;
 
@@ -334,7 +334,8 @@ export class DecodingSession {
 /** What a program's head gives for a row. */
 type Result<D extends Draws | null> = D extends Draws ? Drawn : Float32Array;
 
-function createLayers({ backend, config }: CausalLM, capacity: number): LayerCache[] {
+/** Caches with room for `capacity` tokens. */
+export function createLayers({ backend, config }: CausalLM, capacity: number): LayerCache[] {
   const dtype: FloatDType = backend.computeDtype ?? "f32";
   const shape = [capacity, config.kvHeads * config.headDim];
   const create = (layer: number, name: string): DeviceTensor =>

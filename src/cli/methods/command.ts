@@ -1,6 +1,7 @@
 import { CliCommand } from "../command.ts";
 import { givenSettings, methodSettings, trainingTable } from "../settings/train-settings.ts";
 import { note, print } from "../terminal.ts";
+import { methodDryRun } from "./dry-run.ts";
 import type { CliMethod } from "./method.ts";
 import { runMethod } from "./run.ts";
 
@@ -11,6 +12,7 @@ export function methodCommand(method: CliMethod): CliCommand {
   const command = new CliCommand(name)
     .description(description)
     .argument("[config]", "YAML file of settings; flags win over it")
+    .option("--dry-run", "print what became of the rows, the steps and the memory plan; load no weights, train nothing")
     .option("--json", "a JSON line for every log row, for machines, on standard output")
     .addHelpText(
       "after",
@@ -20,12 +22,14 @@ Rows: ${rows}
 Examples:
   unsloth ${name} --model Qwen/Qwen2.5-0.5B-Instruct ${example.join(" ")}
   unsloth ${name} config.yaml --learning-rate 5e-6
+  unsloth ${name} config.yaml --dry-run
 
 A file has the flags' names, flat or in sections: model, data, lora, ${name}, training.`,
     ) as CliCommand;
   table.addFlags(command);
   return command.action(async (configFile: string | undefined, flags: Readonly<Record<string, unknown>>) => {
     const settings = methodSettings(givenSettings(configFile, flags, table), method, table);
+    if (flags.dryRun) return methodDryRun(method, settings, Boolean(flags.json));
     if (!flags.json) return void (await runMethod(method, settings, { note }));
     const event = (row: Readonly<Record<string, unknown>>): void => print(JSON.stringify(row));
     await runMethod(method, settings, { note: () => undefined, event });

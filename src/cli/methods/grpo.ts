@@ -4,6 +4,7 @@ import { grpoSchema } from "../../train/rl/grpo-config.ts";
 import { UsageError } from "../exit.ts";
 import { type CliMethod, METHOD_DEFAULTS, takenBy } from "./method.ts";
 import { loadRewards } from "./reward-functions.ts";
+import { grpoPlan } from "./rollout-plan.ts";
 
 /** Reward functions by name, as a setting. */
 export const rewardFuncs = z
@@ -22,6 +23,9 @@ export const GRPO: CliMethod = {
   defaults: { ...METHOD_DEFAULTS, perDeviceTrainBatchSize: 8, gradientAccumulationSteps: 1 },
   isForeign: takenBy(GRPOConfig),
   evalMetrics: ["eval_loss", "eval_reward"],
+  sweepMetrics: ["eval_reward", "train_reward"],
+  trainMetric: "reward",
+  rollouts: grpoPlan,
   async trainer({ options, own, ...parts }) {
     const names = own.rewardFuncs as string | readonly string[] | undefined;
     if (names === undefined)

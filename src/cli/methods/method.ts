@@ -6,6 +6,7 @@ import type { TrainerCallback } from "../../train/callbacks.ts";
 import type { Trainer } from "../../train/trainer.ts";
 import { OptionError } from "../../util/options.ts";
 import type { TrainingMethod } from "../settings/train-settings.ts";
+import type { RolloutPlan } from "./rollout-plan.ts";
 
 /** What a command gives the trainer it makes. */
 export interface MethodParts {
@@ -34,7 +35,18 @@ export interface CliMethod extends TrainingMethod {
   readonly adapterDefaults?: Readonly<Record<string, unknown>>;
   /** Metrics of an evaluation to print before and after. */
   readonly evalMetrics: readonly string[];
+  /** What tells the best run of a sweep, with rows held out and without; losses when left out. */
+  readonly sweepMetrics?: readonly [held: string, otherwise: string];
+  /** A logged number whose mean over the training goes to the results, as train_<name>. */
+  readonly trainMetric?: string;
   trainer(parts: MethodParts): Trainer | Promise<Trainer>;
+  /** Of a method that trains on what its model generates: what that takes. */
+  rollouts?(parts: RolloutParts): RolloutPlan;
+}
+
+/** A trainer and what it was made of. */
+export interface RolloutParts extends Pick<MethodParts, "model" | "tokenizer" | "trainDataset" | "evalDataset"> {
+  readonly trainer: Trainer;
 }
 
 /** Training arguments that every method's command begins with. */

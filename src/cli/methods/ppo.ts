@@ -5,6 +5,7 @@ import { UsageError } from "../exit.ts";
 import { rewardFuncs } from "./grpo.ts";
 import { type CliMethod, METHOD_DEFAULTS, takenBy } from "./method.ts";
 import { loadRewards } from "./reward-functions.ts";
+import { ppoPlan } from "./rollout-plan.ts";
 
 export const PPO: CliMethod = {
   name: "ppo",
@@ -17,6 +18,9 @@ export const PPO: CliMethod = {
   defaults: { ...METHOD_DEFAULTS, perDeviceTrainBatchSize: 8, gradientAccumulationSteps: 1 },
   isForeign: takenBy(PPOConfig),
   evalMetrics: [],
+  sweepMetrics: ["train_objective/scores", "train_objective/scores"],
+  trainMetric: "objective/scores",
+  rollouts: ppoPlan,
   async trainer({ options, own, model, ...parts }) {
     const names = [(own.rewardFuncs as string | readonly string[] | undefined) ?? []].flat();
     if (names.length !== 1)

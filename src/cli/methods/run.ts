@@ -1,12 +1,22 @@
 import { PeftModel } from "../../peft/index.ts";
 import type { TrainerCallback } from "../../train/callbacks.ts";
 import { EarlyStoppingCallback } from "../../train/early-stopping.ts";
+import { batchShape, planBatch } from "../../train/step-programs.ts";
 import type { Trainer } from "../../train/trainer.ts";
 import { loadRows } from "../data-source.ts";
 import { UsageError } from "../exit.ts";
 import { type MethodSettings, required } from "../settings/train-settings.ts";
-import { describeModel, loadForTraining, stepMemory, type TrainingMetrics, type TrainingOutput } from "../training.ts";
-import type { CliMethod } from "./method.ts";
+import {
+  describeModel,
+  loadForTraining,
+  memoryText,
+  stepMemory,
+  stepOptions,
+  type TrainingMetrics,
+  type TrainingOutput,
+} from "../training.ts";
+import type { CliMethod, MethodParts } from "./method.ts";
+import type { RolloutPlan } from "./rollout-plan.ts";
 
 /** Trains by a method as the settings say: loads, evaluates before and after where rows are held out, saves. */
 export async function runMethod(
@@ -15,9 +25,8 @@ export async function runMethod(
   out: TrainingOutput,
 ): Promise<TrainingMetrics> {
   const name = required(settings.model.model, "model", "PATH");
-  const { data, run, args } = settings;
-  if (data.streaming) throw new UsageError(`streaming: ${method.name} keeps its rows in memory; leave it out`);
-  const rows = await methodRows(settings);
+  const { run } = settings;
+  const rows = await methodRows(method, settings);
   const maxLength = settings.method.maxLength;
   const loaded = await loadForTraining(name, {
     ...settings,
@@ -29,26 +38,24 @@ export async function runMethod(
   const { lm, model, tokenizer } = loaded;
   try {
     describeModel(name, loaded, out.note);
-    const quiet = out.event ? { logLevel: "error" } : {};
-    const isOwn = (key: string): boolean => method.ownSettings?.includes(key) ?? false;
-    const pick = (own: boolean) =>
-      Object.fromEntries(Object.entries(settings.method).filter(([key]) => isOwn(key) === own));
     using trainer = await method.trainer({
       model,
       tokenizer,
       ...rows,
       callbacks: callbacksOf(run.earlyStoppingPatience, out),
-      options: { ...args, ...quiet, ...pick(false) },
-      own: pick(true),
+      ...trainerOptions(method, settings, out.event !== undefined),
     });
-    return await fit(method, trainer, settings, out);
+    const rollouts = method.rollouts?.({ trainer, model, tokenizer, ...rows }) ?? null;
+    return await fit({ method, trainer, rollouts }, settings, out);
   } finally {
     if (model instanceof PeftModel) model.dispose();
     lm.backend.dispose();
   }
 }
 
-async function methodRows({ data, args }: MethodSettings) {
+/** The rows to train on, and those held out. */
+export async function methodRows(method: CliMethod, { data, args }: MethodSettings) {
+  if (data.streaming) throw new UsageError(`streaming: ${method.name} keeps its rows in memory; leave it out`);
   const source = required(data.data, "data", "FILE");
   const all = await loadRows(source, data.split);
   const from = data.evalData ?? (data.evalSplit === undefined ? null : source);
@@ -58,6 +65,17 @@ async function methodRows({ data, args }: MethodSettings) {
   return { trainDataset: train, evalDataset: test };
 }
 
+/** Settings as the trainer takes them, and those that are the command's own. */
+export function trainerOptions(
+  method: CliMethod,
+  { args, method: values }: MethodSettings,
+  quiet: boolean,
+): Pick<MethodParts, "options" | "own"> {
+  const isOwn = (key: string): boolean => method.ownSettings?.includes(key) ?? false;
+  const pick = (own: boolean) => Object.fromEntries(Object.entries(values).filter(([key]) => isOwn(key) === own));
+  return { options: { ...args, ...(quiet && { logLevel: "error" }), ...pick(false) }, own: pick(true) };
+}
+
 function callbacksOf(patience: number | null, { event }: TrainingOutput): TrainerCallback[] {
   const callbacks: TrainerCallback[] = [];
   if (patience !== null) callbacks.push(new EarlyStoppingCallback({ earlyStoppingPatience: patience }));
@@ -65,19 +83,30 @@ function callbacksOf(patience: number | null, { event }: TrainingOutput): Traine
   return callbacks;
 }
 
+/** The mean of a number over the rows logged in training. */
+function trainedMean({ state }: Trainer, name: string | undefined): TrainingMetrics {
+  const values = name === undefined ? [] : state.logHistory.flatMap((row) => row[name] ?? []);
+  if (values.length === 0) return {};
+  return { [`train_${name}`]: values.reduce((sum, value) => sum + value, 0) / values.length };
+}
+
+interface Prepared {
+  readonly method: CliMethod;
+  readonly trainer: Trainer;
+  readonly rollouts: RolloutPlan | null;
+}
+
 async function fit(
-  method: CliMethod,
-  trainer: Trainer,
+  { method, trainer, rollouts }: Prepared,
   { model, run, args }: MethodSettings,
   out: TrainingOutput,
 ): Promise<TrainingMetrics> {
-  for (const line of reportLines(trainer)) out.note(line);
-  // What generates its batches cannot be looked at before it runs.
-  const memory = trainer.options.train.seeks ? null : await stepMemory(trainer);
-  if (memory) out.note(memory.text);
+  for (const line of rollouts?.lines ?? reportLines(trainer)) out.note(line);
+  const memory = rollouts ? rolloutMemory(trainer, rollouts) : await stepMemory(trainer);
+  out.note(memory.text);
   const { maxSteps } = trainer.state;
-  const rows = trainer.options.train.length;
-  out.event?.({ event: "start", method: method.name, model: model.model, maxSteps, rows, ...memory?.bytes });
+  const rows = rollouts?.counts.prompts ?? trainer.options.train.length;
+  out.event?.({ event: "start", method: method.name, model: model.model, maxSteps, rows, ...memory.bytes });
   const evaluate = async (when: string): Promise<TrainingMetrics> => {
     if (trainer.options.evaluation === undefined) return {};
     const metrics = (await trainer.evaluate()) as TrainingMetrics;
@@ -90,13 +119,16 @@ async function fit(
   const after = await evaluate("after");
   await trainer.saveModel(args.outputDir);
   out.note(`saved to ${args.outputDir}`);
-  const result = { ...(metrics as TrainingMetrics), ...after };
+  const result = { ...(metrics as TrainingMetrics), ...trainedMean(trainer, method.trainMetric), ...after };
   out.event?.({ event: "end", output: args.outputDir, ...result });
   return result;
 }
 
+/** Places of dropped rows that are named. */
+const SHOWN = 5;
+
 /** What became of the rows, for people: the counts of the trainer's report that are not zero. */
-function reportLines(trainer: Trainer): string[] {
+export function reportLines(trainer: Trainer): string[] {
   if (!("dataReport" in trainer)) return [`${trainer.options.train.length} rows`];
   const counts = Object.entries(trainer.dataReport as Readonly<Record<string, unknown>>).flatMap(([key, value]) => {
     if (typeof value === "number") return [[key, value] as const];
@@ -104,5 +136,20 @@ function reportLines(trainer: Trainer): string[] {
     return Object.entries(value).map(([inner, count]) => [`${key} (${inner})`, Number(count)] as const);
   });
   const words = (key: string): string => key.replace(/[A-Z]/g, (letter) => ` ${letter.toLowerCase()}`);
-  return [counts.flatMap(([key, count]) => (count > 0 ? [`${words(key)} ${count}`] : [])).join(", ")];
+  const { droppedAt = [] } = trainer.dataReport as { readonly droppedAt?: readonly string[] };
+  return [
+    counts.flatMap(([key, count]) => (count > 0 ? [`${words(key)} ${count}`] : [])).join(", "),
+    ...(droppedAt.length > 0
+      ? [`dropped: ${droppedAt.slice(0, SHOWN).join(", ")}${droppedAt.length > SHOWN ? " …" : ""}`]
+      : []),
+  ];
+}
+
+/** Memory of an update and of the completions before it, were all of them as long as they may be. */
+function rolloutMemory(trainer: Trainer, { training, cacheBytes }: RolloutPlan) {
+  const options = stepOptions(trainer);
+  const plans = Object.values(training).map((batch) => planBatch(options, "train", batchShape(batch)).program);
+  const activations = Math.max(...plans.map(({ arenaBytes }) => arenaBytes));
+  const tokens = Math.max(...Object.values(training).map(({ inputIds }) => inputIds.length));
+  return memoryText(trainer, { activations, cache: cacheBytes(options.model) }, tokens);
 }

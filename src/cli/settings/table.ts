@@ -32,6 +32,8 @@ export interface GivenSetting {
 }
 
 export interface TableOptions {
+  /** The command that compares trainings with these settings, for messages. */
+  readonly sweep: string;
   readonly groups: readonly SettingGroup[];
   /** Further names of sections. */
   readonly sections: Readonly<Record<string, string>>;
@@ -54,6 +56,10 @@ export class SettingsTable {
         this.settings.set(name, { name, group, schema: schema as z.ZodType });
       }
     }
+  }
+
+  get sweep(): string {
+    return this.options.sweep;
   }
 
   /** Adds a flag for every setting, under its group's heading. */

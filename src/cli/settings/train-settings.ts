@@ -111,10 +111,14 @@ const SFT: TrainingMethod = {
   isForeign: isForeignSft,
 };
 
+/** Methods with commands of their own, whose sections mean nothing to others. */
+const METHODS = ["dpo", "cpo", "orpo", "kto", "reward", "grpo", "ppo"];
+
 /** Everything a training by a method can be told. */
 export function trainingTable(method: TrainingMethod): SettingsTable {
   const { name, heading, schema, omit = [], defaults, aliases = {} } = method;
   return new SettingsTable({
+    sweep: name === SFT.name ? "unsloth sweep" : `unsloth sweep ${name}`,
     groups: [
       { name: "model", heading: "Model:", schema: modelSchema },
       { name: "data", heading: "Data:", schema: dataSchema },
@@ -185,6 +189,9 @@ export function trainingTable(method: TrainingMethod): SettingsTable {
     },
     // Options of PEFT, Trainer and TRL that ask for nothing may stand in a file; others say why they cannot be had.
     foreign: (key, value, where) => {
+      if (METHODS.includes(key) && typeof value === "object") {
+        throw new UsageError(`${where}: the section "${key}" is for \`unsloth ${key}\``);
+      }
       const one = { [key]: value };
       const isNone = (rest: Record<string, unknown>): boolean => Object.keys(rest).length === 0;
       return (
@@ -241,7 +248,7 @@ export function givenSettings(
   if (configFile === undefined) return fromFlags;
   const entries = readConfigFile(configFile, table.isSection);
   const sweep = entries.find(({ key, section }) => key === "sweep" && section === null);
-  if (sweep) throw new UsageError(`${sweep.where}: "sweep" is for \`unsloth sweep ${configFile}\``);
+  if (sweep) throw new UsageError(`${sweep.where}: "sweep" is for \`${table.sweep} ${configFile}\``);
   return new Map([...table.fromFile(entries), ...fromFlags]);
 }
 

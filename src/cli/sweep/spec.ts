@@ -4,6 +4,7 @@ import { reason } from "../../formats/errors.ts";
 import { camelCase, OptionError, parseOptions } from "../../util/options.ts";
 import { UsageError } from "../exit.ts";
 import { snake } from "../flags.ts";
+import type { SettingsTable } from "../settings/table.ts";
 import { type Given, TRAIN_TABLE } from "../settings/train-settings.ts";
 
 const specSchema = z.strictObject({
@@ -22,7 +23,8 @@ export interface SweepSpec {
   /** Options of each run that differ from run to run, by name. */
   readonly runs: readonly Given[];
   readonly metric: string | null;
-  readonly greaterIsBetter: boolean;
+  /** null: unless it is a loss. */
+  readonly greaterIsBetter: boolean | null;
 }
 
 /** More is a slip of the pen. */
@@ -30,9 +32,14 @@ const MANY = 1000;
 
 /**
  * The runs of a sweep: its section in the file (`parameters` for a grid, or `runs`, or simply options with lists of
- * values), and `--grid name=a,b` flags. All values are checked. Throws UsageError.
+ * values), and `--grid name=a,b` flags. All values are checked, against `table`. Throws UsageError.
  */
-export function sweepSpec(section: unknown, where: string, grids: readonly string[]): SweepSpec {
+export function sweepSpec(
+  section: unknown,
+  where: string,
+  grids: readonly string[],
+  table: SettingsTable = TRAIN_TABLE,
+): SweepSpec {
   const spec = parseSection(section ?? {}, where);
   const parameters = { ...spec.parameters, ...Object.fromEntries(grids.map(gridFlag)) };
   const isGrid = Object.keys(parameters).length > 0;
@@ -46,12 +53,11 @@ export function sweepSpec(section: unknown, where: string, grids: readonly strin
   if (spec.method === "grid" && !isGrid) throw new UsageError(`${where}: method "grid" needs parameters`);
   const combinations = spec.runs ?? product(parameters, where);
   const runs = combinations.map((options) => {
-    const given = Object.entries(options).map(([key, value]) => TRAIN_TABLE.fromName(key, value, where));
+    const given = Object.entries(options).map(([key, value]) => table.fromName(key, value, where));
     return new Map(given.map((setting) => [setting.name, setting]));
   });
   const metric = spec.metric ?? null;
-  const greaterIsBetter = spec.greaterIsBetter ?? (metric !== null && !metric.endsWith("loss"));
-  return { runs, metric, greaterIsBetter };
+  return { runs, metric, greaterIsBetter: spec.greaterIsBetter ?? null };
 }
 
 function parseSection(section: unknown, where: string): z.output<typeof specSchema> {

@@ -17,18 +17,19 @@ const FILE = "sweep-run.json";
 const NOT_PART = ["output", "resume", "threads", "disableTqdm", "logLevel", "reportTo", "runName", "loggingDir"];
 
 /**
- * A run's folder name, made of everything that its result depends on: a changed option or data file makes it another run.
- * Of data files, the size and time of change count.
+ * A run's folder name, made of everything that its result depends on: a changed option or file makes it another run. Of
+ * files (data, models, modules of reward functions) the size and time of change count.
+ * @param method null: supervised fine-tuning
  */
-export function runId(given: Given): string {
+export function runId(given: Given, method: string | null = null): string {
   const options = [...given.values()]
     .filter(({ name }) => !NOT_PART.includes(name))
     .map(({ name, value }): [string, unknown] => [name, value])
     .sort(([a], [b]) => (a < b ? -1 : 1));
-  const files = ["data", "evalData", "model", "adapter"].flatMap((name) => given.get(name)?.value ?? []);
-  const stamps = files.map((file) => fingerprint(String(file)));
+  const files = ["data", "evalData", "model", "adapter", "rewardFuncs"].flatMap((name) => given.get(name)?.value ?? []);
+  const stamps = files.map((file) => fingerprint(String(file).replace(/#[^#/]*$/, "")));
   const digest = createHash("sha256")
-    .update(JSON.stringify([options, stamps]))
+    .update(JSON.stringify([...(method === null ? [] : [method]), options, stamps]))
     .digest("hex");
   return `run-${digest.slice(0, 8)}`;
 }

@@ -100,3 +100,42 @@ save_strategy: "no"\nthreads: 1\nsweep:\n  learning_rate: [1e-5, 2e-2]\n`,
   assert.match(changed.stderr, /failed: .*no module "nonsense"/);
   assert.match(changed.stdout, /no run has train_loss/);
 });
+
+test("a sweep of another method: its own options and metric; each command says whose section a file has", async () => {
+  using place = await makeWorkplace();
+  const config = join(place.folder, "grpo.yaml");
+  const data = join(place.folder, "prompts.jsonl");
+  const rows = Array.from({ length: 8 }, (_, i) => JSON.stringify({ prompt: `${i}+1=`, answer: i + 1 }));
+  writeFileSync(data, rows.join("\n"));
+  writeFileSync(
+    config,
+    `model: ${place.model}
+data: ${data}
+grpo: { num_generations: 2, max_completion_length: 3, reward_funcs: number_match }
+training: { max_steps: 1, per_device_train_batch_size: 2, save_strategy: "no" }
+lora: { r: 2 }
+threads: 1
+output: ${join(place.folder, "swept")}
+sweep: { parameters: { beta: [0, 0.1] } }
+`,
+  );
+  const { code, stdout, stderr } = await here("sweep", "grpo", config, "--json");
+  assert.equal(code, 0, stderr);
+  const results = JSON.parse(stdout.trim().split("\n").at(-1)!) as {
+    metric: string;
+    greaterIsBetter: boolean;
+    runs: { metrics: Record<string, number>; options: object }[];
+  };
+  assert.deepEqual([results.metric, results.greaterIsBetter], ["train_reward", true]);
+  assert.deepEqual(
+    results.runs.map(({ options }) => options),
+    [{ beta: 0 }, { beta: 0.1 }],
+  );
+  for (const { metrics } of results.runs) assert.equal(typeof metrics.train_reward, "number");
+  assert.match((await here("sweep", "grpo", config)).stderr, /finished before: skipped/);
+  const wrong = await here("sweep", config);
+  assert.equal(wrong.code, 2);
+  assert.match(wrong.stderr, /grpo\.yaml:3: the section "grpo" is for `unsloth grpo`/);
+  assert.match((await here("grpo", config)).stderr, /grpo\.yaml:8: "sweep" is for `unsloth sweep grpo /);
+  assert.match((await here("sweep", "dpo", config, "--grid", "bta=1")).stderr, /section "grpo"/);
+});

@@ -30,6 +30,11 @@ export interface PolicyParts {
   readonly completions: CompletionsLog;
 }
 
+/** Whether a generation is trained on after the policy has changed: several iterations, or more microbatches than a step. */
+export const trainsOffPolicy = (
+  args: Pick<GRPOConfig, "gradientAccumulationSteps" | "stepsPerGeneration" | "numIterations">,
+): boolean => args.gradientAccumulationSteps % (args.stepsPerGeneration * args.numIterations) !== 0;
+
 /** The model being trained, as rollouts use it: sampling, scoring, and what is measured on the way. */
 export class Policy implements GRPOPolicy {
   /** Since the last log of training, and of evaluation. */
@@ -39,8 +44,7 @@ export class Policy implements GRPOPolicy {
   /** Tokens of prompts and completions generated for training. */
   tokensSeen = 0;
   /**
-   * Whether a generation is trained on after the policy has changed (several iterations, or more microbatches than one
-   * step has): then batches have the log-probabilities of the policy that sampled. Elsewhere those are the policy's own.
+   * Whether training is off the policy (`trainsOffPolicy`): then batches have the log-probabilities of the policy that sampled. Elsewhere those are the policy's own.
    */
   readonly usesOld: boolean;
   private readonly args: GRPOConfig;
@@ -55,7 +59,7 @@ export class Policy implements GRPOPolicy {
     this.args = args;
     this.completions = completions;
     this.reference = parts.reference;
-    this.usesOld = args.gradientAccumulationSteps % (args.stepsPerGeneration * args.numIterations) !== 0;
+    this.usesOld = trainsOffPolicy(args);
     this.rollouts = new Rollouts(lm, {
       maxNewTokens: args.maxCompletionLength,
       temperature: args.temperature,

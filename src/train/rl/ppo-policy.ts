@@ -151,7 +151,11 @@ export class PPORollouts implements PPOPolicy {
     const episodes: Episode[] = [];
     for (let at = 0; at < all.length; at += size) {
       const some = all.slice(at, at + size);
-      const numbers = await this.runner!.forward(responseBatch(some), "rollout scores", this.forward());
+      const numbers = await this.runner!.forward(
+        responseBatch(some),
+        "rollout scores",
+        scoringForward(this.parts.models, this.temperature),
+      );
       let start = 0;
       some.forEach(({ prompt, response }, i) => {
         const first = start + prompt.length - 1;
@@ -172,27 +176,6 @@ export class PPORollouts implements PPOPolicy {
       });
     }
     return episodes;
-  }
-
-  /** The models over the same packed tokens, one after the other: only their numbers a token stay in memory. */
-  private forward(): Forward {
-    const { policy, value, reference, reward } = this.parts.models;
-    return ({ traceWith, tokens, labels }) => {
-      const logps = (adapter: typeof reference) => {
-        const trace = traceWith(adapter);
-        return trace.logProbs(trace.hidden(tokens), { labels, temperature: this.temperature }).logps;
-      };
-      const scores = (adapter: NonNullable<typeof reward>) => {
-        const trace = traceWith(adapter);
-        return sumRows(trace.scores(trace.hidden(tokens)));
-      };
-      return {
-        old: logps(policy),
-        ref: logps(reference),
-        values: scores(value),
-        ...(reward && { rewards: scores(reward) }),
-      };
-    };
   }
 
   private async callReward(
@@ -223,4 +206,24 @@ export class PPORollouts implements PPOPolicy {
     }
     return scores!;
   }
+}
+
+/** The models over the same packed tokens, one after the other: only their numbers a token stay in memory. */
+export function scoringForward({ policy, value, reference, reward }: PPOModels, temperature: number): Forward {
+  return ({ traceWith, tokens, labels }) => {
+    const logps = (adapter: typeof reference) => {
+      const trace = traceWith(adapter);
+      return trace.logProbs(trace.hidden(tokens), { labels, temperature }).logps;
+    };
+    const scores = (adapter: NonNullable<typeof reward>) => {
+      const trace = traceWith(adapter);
+      return sumRows(trace.scores(trace.hidden(tokens)));
+    };
+    return {
+      old: logps(policy),
+      ref: logps(reference),
+      values: scores(value),
+      ...(reward && { rewards: scores(reward) }),
+    };
+  };
 }

@@ -17,6 +17,11 @@ export interface SamplingSettings {
 /** Sequences decoded side by side at most; more are made in turns. */
 const MOST_SEQUENCES = 64;
 
+/** Sequences of `sequences` that are decoded side by side, whole groups of `copies`. */
+export function sequencesAtOnce(sequences: number, copies: number): number {
+  return Math.min(sequences, Math.max(copies, Math.floor(MOST_SEQUENCES / copies) * copies));
+}
+
 /**
  * Completions from the model as it is at the time, sampled in one decoding session that is kept: its programs see weights
  * updated in place.
@@ -50,8 +55,7 @@ export class Rollouts {
 
   /** A session with room for so many sequences of such lengths: the one there is, or a new one. */
   private sessionFor(sequences: number, copies: number, length: number): DecodingSession {
-    const most = Math.max(copies, Math.floor(MOST_SEQUENCES / copies) * copies);
-    const batch = Math.min(sequences, most);
+    const batch = sequencesAtOnce(sequences, copies);
     const old = this.session;
     if (old && old.batch >= batch && old.maxLength >= length) return old;
     this.dispose();
