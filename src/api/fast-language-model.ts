@@ -41,6 +41,11 @@ const schema = z.strictObject({
   threads: z.number().int().positive().optional(),
   /** Multiply frozen linear layers in 8 bits (e4m3) on a GPU of compute capability 8.9 and up. */
   fp8: z.boolean().default(false),
+  /**
+   * Keep the input embeddings in host memory, for a GPU that is short of its own: it reads the rows a batch needs over the bus.
+   * Not for models whose output head is the same table.
+   */
+  offloadEmbedding: z.boolean().default(false),
   /** Branch, tag or commit of a model of the hub. */
   revision: z.string().min(1).optional(),
   /** Access token for the hub; HF_TOKEN when left out, null: none. */
@@ -118,6 +123,7 @@ async function load(
       backend,
       dtype: storedAs(backend, options.dtype, weights),
       ...weights,
+      offloadEmbedding: options.offloadEmbedding,
       ...(onProgress && { onProgress }),
     });
     model.maxSeqLength = options.maxSeqLength;

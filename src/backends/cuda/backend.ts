@@ -173,7 +173,7 @@ export class CudaBackend implements Backend {
       cache: 0,
       constant: 0,
     };
-    for (const tensor of this.tensors) tensors[tensor.role] += tensor.bytes;
+    for (const tensor of this.tensors) if (!tensor.host) tensors[tensor.role] += tensor.bytes;
     const { allocated, peak } = this.device;
     return { allocated, peak, arena: this.arena.bytes, tensors };
   }

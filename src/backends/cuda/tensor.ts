@@ -17,7 +17,8 @@ export class CudaTensor implements DeviceTensor {
   nestedOffset = 0;
   private readonly device: CudaDevice;
   private readonly addresses = new Map<PartName, DevicePointer>();
-  private readonly host: boolean;
+  /** In page-locked memory of the host. */
+  readonly host: boolean;
   private readonly released: (tensor: CudaTensor) => void;
 
   constructor(
@@ -43,7 +44,8 @@ export class CudaTensor implements DeviceTensor {
       for (const [part, bytes] of this.parts) {
         const address = this.host ? Number(device.allocPinned(bytes)) : device.alloc(bytes);
         this.addresses.set(part, address);
-        device.clear(address, bytes);
+        if (this.host) device.view(BigInt(address), bytes).fill(0);
+        else device.clear(address, bytes);
       }
     } catch (error) {
       this.freeParts();
@@ -61,11 +63,18 @@ export class CudaTensor implements DeviceTensor {
 
   write(data: Uint8Array, at: { part?: PartName; offset?: number } = {}): void {
     const { part, offset } = checkedWrite(this, data.byteLength, at);
-    this.device.upload(this.address(part) + offset, data);
+    const address = this.address(part) + offset;
+    if (this.host) {
+      this.device.synchronize();
+      this.device.view(BigInt(address), data.byteLength).set(data);
+    } else this.device.upload(address, data);
   }
 
   async read(part: PartName = "data"): Promise<Uint8Array> {
-    return this.device.download(this.address(part), this.parts.get(part) ?? 0);
+    const [address, bytes] = [this.address(part), this.parts.get(part) ?? 0];
+    if (!this.host) return this.device.download(address, bytes);
+    this.device.synchronize();
+    return this.device.view(BigInt(address), bytes).slice();
   }
 
   dispose(): void {

@@ -33,8 +33,8 @@ export async function createParameters(
   let done = 0;
   try {
     for (const parameter of parameters) {
-      const { spec, dtype, quantization, weight } = parameter;
-      const tensor = backend.createTensor(spec.name, dtype, spec.shape, { role: "weight", ...quantization });
+      const { spec, dtype, quantization, weight, host = false } = parameter;
+      const tensor = backend.createTensor(spec.name, dtype, spec.shape, { role: "weight", host, ...quantization });
       tensors.set(spec.name, tensor);
       await fill(backend, tensor, parameter, options.signal);
       done += weight.fileBytes;

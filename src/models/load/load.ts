@@ -35,7 +35,8 @@ export async function loadModel(options: LoadModelOptions): Promise<CausalLM> {
   const { weights, warnings } = matchWeights(source);
   const stored = planStorage(weights, options);
   const available = options.maxMemory ?? backend.freeMemory?.() ?? availableMemory();
-  checkMemory(path, stored, options, available);
+  const ownMemory = backend.freeMemory !== undefined;
+  checkMemory(path, ownMemory ? stored.filter(({ host }) => !host) : stored, options, available);
   return new CausalLM({
     backend,
     config: source.decoder,

@@ -25,6 +25,11 @@ export interface StorageOptions {
   /** Everything is trained, and kept in float32 for it. */
   readonly fullFinetuning?: boolean;
   readonly quantization?: QuantizationOptions;
+  /**
+   * Keep the table of input embeddings in host memory, of which a GPU reads the rows that a batch needs over the bus. Not for
+   * a model whose head is the same table.
+   */
+  readonly offloadEmbedding?: boolean;
 }
 
 /** A parameter, where its numbers are, and what it becomes in memory. */
@@ -32,6 +37,8 @@ export interface StoredParameter extends MatchedWeight {
   readonly dtype: DType;
   /** Of an NF4 or 8-bit parameter. */
   readonly quantization: { readonly blockSize: number; readonly doubleQuant: boolean } | null;
+  /** In the host's memory on a backend that has its own. */
+  readonly host?: boolean;
   /** Bytes in memory, scales included. */
   readonly bytes: number;
 }
@@ -61,8 +68,10 @@ export function planStorage(weights: readonly MatchedWeight[], options: StorageO
   if (fullFinetuning && alreadyQuantized) {
     throw new ConfigError("fullFinetuning needs the original checkpoint: this one holds 4-bit weights");
   }
+  if (options.offloadEmbedding) checkOffload(weights, fullFinetuning);
   return weights.map((matched) => {
     const { spec, weight } = matched;
+    const host = options.offloadEmbedding === true && spec.name === EMBEDDING;
     if (weight.kind === "nf4") {
       const { blockSize, doubleQuant } = weight;
       return nf4(matched, { blockSize, doubleQuant });
@@ -71,8 +80,24 @@ export function planStorage(weights: readonly MatchedWeight[], options: StorageO
     if (spec.kind === "linear" && loadIn8bit && !alreadyQuantized) return int8(matched);
     const own: DenseDType = weight.decoded ? "bf16" : weight.dtype;
     const kept = fullFinetuning || isVector(spec.kind) ? "f32" : (dtype ?? own);
-    return { ...matched, dtype: kept, quantization: null, bytes: denseBytes(kept, spec.shape) };
+    const bytes = denseBytes(kept, spec.shape);
+    return { ...matched, dtype: kept, quantization: null, bytes, ...(host && { host }) };
   });
+}
+
+const EMBEDDING = "model.embed_tokens.weight";
+
+function checkOffload(weights: readonly MatchedWeight[], fullFinetuning: boolean): void {
+  if (fullFinetuning) {
+    throw new ConfigError(
+      "offloadEmbedding keeps the embeddings as they are, fullFinetuning trains them: give one of them",
+    );
+  }
+  if (weights.some(({ spec }) => spec.name === "lm_head.weight")) return;
+  throw new ConfigError(
+    "offloadEmbedding: this model's output head is its embedding table, which every step would have to read whole over " +
+      "the bus: leave offloadEmbedding out",
+  );
 }
 
 /** Norms and biases: a few numbers, in which precision costs nothing. */
