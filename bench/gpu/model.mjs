@@ -47,11 +47,17 @@ function fill(device, tensor, kind, pattern) {
     tensor.write(bytesOf(new Float32Array(tensor.parts.get("nested") / 4).fill(0.005)), { part: "nested" });
     tensor.write(bytesOf(Float32Array.from(SIGNED_DYNAMIC_MAP)), { part: "map" });
     tensor.nestedOffset = 0.045;
+  } else if (tensor.host) {
+    for (let offset = 0; offset < tensor.bytes; offset += pattern.length)
+      tensor.write(pattern.subarray(0, Math.min(pattern.length, tensor.bytes - offset)), { offset });
   } else repeat(device, tensor.address(), tensor.bytes, pattern);
 }
 
-/** @param storage nf4 or the backend's type, for linear layers */
-export function randomModel(backend, hfConfig, storage = "nf4") {
+/**
+ * @param storage nf4 or the backend's type, for linear layers
+ * @param offloadEmbedding the table of input embeddings in host memory
+ */
+export function randomModel(backend, hfConfig, storage = "nf4", offloadEmbedding = false) {
   const { decoder } = parseConfig(hfConfig, "bench");
   const { device, computeDtype } = backend;
   const pattern = halves(computeDtype);
@@ -60,7 +66,8 @@ export function randomModel(backend, hfConfig, storage = "nf4") {
     parameterSpecs(decoder).map(({ name, shape, kind }) => {
       const vector = kind === "norm" || kind === "bias";
       const dtype = vector ? "f32" : kind === "linear" ? storage : computeDtype;
-      const tensor = backend.createTensor(name, dtype, shape, { role: "weight", doubleQuant: true });
+      const host = offloadEmbedding && kind === "embedding";
+      const tensor = backend.createTensor(name, dtype, shape, { role: "weight", doubleQuant: true, host });
       const like = name.replace(/layers\.\d+/, "layers.0");
       const source = first.get(like);
       if (source) {

@@ -105,6 +105,8 @@ export async function nodeTimes(program, data, backend, optimizer) {
 const KINDS = {
   matmul: "products",
   matmul_group: "products",
+  matmul_chain: "products",
+  lora_grad: "products",
   attention: "attention",
   attention_grad: "attention",
   linear_cross_entropy: "loss and head",

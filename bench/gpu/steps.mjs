@@ -17,6 +17,7 @@ const { values: flags } = parseArgs({
     dtype: { type: "string", default: "bf16" },
     storage: { type: "string", default: "nf4" },
     fp8: { type: "boolean", default: false },
+    "offload-embedding": { type: "boolean", default: false },
     steps: { type: "string", default: "5" },
     warmup: { type: "string", default: "3" },
     table: { type: "string", default: "24" },
@@ -27,7 +28,8 @@ const { values: flags } = parseArgs({
 const hfConfig = shapeOf(flags.model, flags.layers && Number(flags.layers));
 const backend = new CudaBackend({ computeDtype: flags.dtype, fp8: flags.fp8 });
 console.log(`${backend.description}; driver ${backend.device.driver.version}, cuBLASLt ${backend.device.lt.version}`);
-const model = randomModel(backend, hfConfig, flags.storage === "nf4" ? "nf4" : flags.dtype);
+const stored = flags.storage === "nf4" ? "nf4" : flags.dtype;
+const model = randomModel(backend, hfConfig, stored, flags["offload-embedding"]);
 console.log(`${seconds()} s: ${flags.model}: ${gib(model.parameterBytes)} of weights made`);
 const peft = await getPeftModel(model, { r: 16, loraAlpha: 16 });
 const optimizer = optimizerOf(peft);
