@@ -8,6 +8,9 @@
 import { copyRate, timed } from "./lib.mjs";
 import { kindOf } from "./step.mjs";
 
+/** Products so thin that reading their operands is what they cost. */
+const LOW_RANK = new Set(["matmul_chain", "lora_grad"]);
+
 /** Shapes of the frozen products of one layer: [outputs, inputs]. */
 function layerProducts({ hiddenSize, intermediateSize, heads, kvHeads, headDim }) {
   return [
@@ -54,7 +57,8 @@ export function floorOf(backend, config, program, times, { tokens, headTokens, r
     if (node.recomputeOf) continue;
     const kind = kindOf(node);
     if (kind === "attention") ownAttention += ms;
-    else if (kind === "elementwise" && node.op.cost && !node.op.view) bytes += node.op.cost(node).bytes;
+    else if ((kind === "elementwise" || LOW_RANK.has(node.op.name)) && node.op.cost && !node.op.view)
+      bytes += node.op.cost(node).bytes;
   }
   const attention = Math.min(
     ownAttention,
