@@ -11,6 +11,7 @@ import { linear, matmul } from "../../ops/matmul.ts";
 import { sum } from "../../ops/reduce.ts";
 import { randomFloats, relativeError } from "../../testing/kernels.ts";
 import { CudaBackend } from "./backend.ts";
+import { e4m3, multiplyTransposed, roundToBf16, throughE4m3, transposed } from "./fp8.test.support.ts";
 import { gpu, skip as noGpu } from "./gpu.test.support.ts";
 import { cudaStatus } from "./status.ts";
 
@@ -79,3 +80,57 @@ for (const storage of ["nf4", "int8", "bf16"] as const) {
     }
   });
 }
+
+test("the host's e4m3 rounds to nearest, ties to even, and saturates", () => {
+  const cases = [
+    [1, 1],
+    [1.0625, 1],
+    [1.1875, 1.25],
+    [-3.3, -3.25],
+    [0.999, 1],
+    [300, 288],
+    [304, 320],
+    [470, 448],
+    [0.013, 0.013671875],
+    [2 ** -10, 0],
+    [-3 * 2 ** -10, -(2 ** -8)],
+  ] as const;
+  for (const [x, want] of cases) assert.equal(e4m3(x), want, `${x}`);
+});
+
+test("a layer's output and its input's gradient are those of row-wise e4m3 on the host (CUDA)", { skip }, async () => {
+  const backend = new CudaBackend({ computeDtype: "bf16", fp8: true });
+  backends.push(backend);
+  // Rows of unlike sizes, one of them zero: each has a scale of its own.
+  const rowsOf = (m: number, k: number, seed: number): Float32Array =>
+    roundToBf16(randomFloats(m * k, seed).map((v, i) => v * (Math.floor(i / k) % 13) ** 2));
+  const [x, w, dy] = [rowsOf(M, K, 31), rowsOf(N, K, 32), rowsOf(M, N, 33)];
+  const tensor = backend.createTensor("w", "bf16", [N, K], { role: "weight" });
+  const values = bytes(w);
+  tensor.write(Uint8Array.from({ length: 2 * N * K }, (_, j) => values[4 * (j >> 1) + 2 + (j & 1)]!));
+  const graph = new Graph();
+  const inputs = { x: graph.input("x", "f32", [M, K]), dy: graph.input("dy", "f32", [M, N]) };
+  const y = cast(matmul(cast(inputs.x, "bf16"), graph.use(tensor), { transB: true }), "f32");
+  graph.output("y", y);
+  const one = graph.inPhase("backward", () => graph.apply(constantOp, [], { value: 1 })[0]!);
+  const [dx] = differentiate(graph, sum(mul(y, inputs.dy)), [{ value: inputs.x }], one);
+  graph.output("dx", dx!);
+  const executable = backend.compile(plan(graph, { workspaceOf: backend.workspaceOf, rates: backend.rates }));
+  const got = await executable.execute({ x, dy });
+  executable.dispose();
+  tensor.dispose();
+
+  const some = 96;
+  const head = (matrix: Float32Array, cols: number): Float32Array => matrix.subarray(0, some * cols);
+  const [x8, w8, dy8] = [throughE4m3(head(x, K), K), throughE4m3(w, K), throughE4m3(head(dy, N), N)];
+  const once = throughE4m3(w, w.length);
+  for (const [name, cols, want, unrounded] of [
+    ["y", N, multiplyTransposed(x8, w8, K), multiplyTransposed(head(x, K), w, K)],
+    ["dx", K, multiplyTransposed(dy8, transposed(once, K), N), multiplyTransposed(head(dy, N), transposed(w, K), N)],
+  ] as const) {
+    const [error, lost] = [relativeError(head(got[name]!, cols), want), relativeError(unrounded, want)];
+    // What is left is bf16's rounding of the result and, forward, sums with fewer bits.
+    assert.ok(error <= 6e-3, `${name}: relative error ${error}; e4m3's own is ${lost}`);
+    assert.ok(lost > 2 * 6e-3, `${name}: e4m3 loses ${lost}, too little to tell`);
+  }
+});
