@@ -1,6 +1,8 @@
 // Everything that is measured on a GPU, in one run: npm run bench:gpu
 //   node bench/gpu.mjs [--sections kernels,steps,…] [--models llama3-8b,qwen2-7b,gemma2-9b] [--python python3] [--seconds 600]
-// Sections, in this order: kernels, attention, steps, rivals, first-step, long, longest, trajectory, quickstart, decode.
+// Sections, in this order: kernels, attention, steps, rivals, first-step, long, longest, trajectory, quickstart, decode,
+// dpo, ppo. The last two time --rl-models (llama3-1b,llama3-8b) against TRL, which may be in folders of its own: --trl FOLDER
+// for DPO, --trl-ppo FOLDER for PPO, which TRL has not had since 1.13 (1.12.0 is what is meant).
 // With OUT set, gpu.json (every result) and gpu.md (tables) go there, else into the current folder. Each part is a process of
 // its own that may take --seconds; one that fails is a line in the report. What a section does is at the top of its script
 // in bench/gpu/.
@@ -13,15 +15,19 @@ import { existsSync } from "node:fs";
 import { cpus } from "node:os";
 import { parseArgs } from "node:util";
 import { report } from "./gpu/report.mjs";
+import { rlSections } from "./gpu/rl-sections.mjs";
 import { runPart, script } from "./gpu/run.mjs";
-import { MODELS, shapeOf } from "./gpu/shapes.mjs";
+import { MODELS, RL_MODELS, shapeOf } from "./gpu/shapes.mjs";
 
 const { values: flags } = parseArgs({
   strict: true,
   options: {
     sections: { type: "string" },
     models: { type: "string", default: Object.keys(MODELS).join() },
+    "rl-models": { type: "string", default: Object.keys(RL_MODELS).join() },
     python: { type: "string", default: "python3" },
+    trl: { type: "string" },
+    "trl-ppo": { type: "string" },
     seconds: { type: "string", default: "600" },
     case: { type: "string", multiple: true, default: [] },
     model: { type: "string", default: "llama3-8b" },
@@ -49,6 +55,8 @@ const ALL = [
   "trajectory",
   "quickstart",
   "decode",
+  "dpo",
+  "ppo",
 ];
 const sections = flags.sections?.split(",") ?? (flags.case.length > 0 ? [] : ALL);
 for (const section of sections) {
@@ -131,6 +139,15 @@ if (wants("trajectory")) {
 if (wants("quickstart")) await node("quickstart");
 if (wants("decode") && existsSync(script("decode_gpu.mjs")))
   await run(process.execPath, [script("decode_gpu.mjs")], {});
+const rl = rlSections({
+  models: flags["rl-models"].split(","),
+  layers,
+  shape: (model) => shapeOf(model, Number(flags.layers)),
+  node,
+  python,
+  trl: { dpo: flags.trl, ppo: flags["trl-ppo"] ?? flags.trl },
+});
+for (const section of ["dpo", "ppo"]) if (wants(section)) await rl[section]();
 
 report(results, { cpu: cpus()[0]?.model, models });
 process.exitCode = results.some(({ section }) => section === "failed") ? 1 : 0;

@@ -52,6 +52,36 @@ const SECTIONS = [
     ],
   ],
   [
+    "dpo",
+    "DPO steps: LoRA r 16 on all linears, the reference without it, 32-bit AdamW; tokens without padding",
+    [
+      ["who", (r) => r.who],
+      ["model, case", (r) => `${r.model} ${r.case}`],
+      ["ms", (r) => number(r.medianMs, 4)],
+      ["slowest / median", (r) => number(r.slowestOverMedian)],
+      ["tokens/s", (r) => number(r.tokensPerSecond, 5)],
+      ["peak GiB", (r) => number(r.peakGiB)],
+      ["reserved GiB", (r) => number(r.reservedGiB)],
+      ["first loss", (r) => number(r.firstLoss, 6)],
+      ["logps/chosen", (r) => number(r.logpsChosen, 6)],
+    ],
+  ],
+  [
+    "ppo",
+    "PPO updates: generation, scores and one epoch of training; case: prompts x their tokens + response tokens",
+    [
+      ["who", (r) => r.who],
+      ["model, case", (r) => `${r.model} ${r.case}`],
+      ["s an update", (r) => number(r.secondsPerUpdate)],
+      ["of it generation", (r) => number(r.generationSeconds)],
+      ["tokens/s", (r) => number(r.tokensPerSecond, 5)],
+      ["peak GiB", (r) => number(r.peakGiB)],
+      ["reserved GiB", (r) => number(r.reservedGiB)],
+      ["first KL", (r) => number(r.firstKl)],
+      ["first ratio", (r) => number(r.firstRatio, 5)],
+    ],
+  ],
+  [
     "first step",
     "From the start of the process to the end of the first step",
     [

@@ -49,10 +49,23 @@ const gemma2 = {
 
 export const MODELS = { "llama3-8b": llama3, "qwen2-7b": qwen2, "gemma2-9b": gemma2 };
 
+const llama3Small = {
+  ...llama3,
+  hidden_size: 2048,
+  intermediate_size: 8192,
+  num_hidden_layers: 16,
+  head_dim: 64,
+  tie_word_embeddings: true,
+};
+
+/** Those that DPO and PPO are timed with, the smaller first. */
+export const RL_MODELS = { "llama3-1b": llama3Small, "llama3-8b": llama3 };
+
 /** A model's configuration, with fewer layers where asked for. */
 export function shapeOf(name, layers) {
-  const config = MODELS[name];
-  if (!config) throw new Error(`--model ${name}: there are ${Object.keys(MODELS).join(", ")}`);
+  const all = { ...MODELS, ...RL_MODELS };
+  const config = all[name];
+  if (!config) throw new Error(`--model ${name}: there are ${Object.keys(all).join(", ")}`);
   return layers ? { ...config, num_hidden_layers: layers } : config;
 }
 
