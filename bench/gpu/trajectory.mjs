@@ -1,6 +1,6 @@
-// Fifty LoRA steps of the embedded model on the CPU in float32 and on the GPU in every type, over the same batches from the
-// same adapter; what a rival needs to repeat them is written into --folder (adapter/ and batches.json), and with --prepare
-// nothing else is done. --model trains another model folder, on the GPU alone.
+// Fifty LoRA steps of the embedded model on the CPU in float32 and on the GPU in every type, over the same batches from
+// the same adapter; what a rival needs to repeat them is written into --folder (adapter/ and batches.json), and with
+// --prepare nothing else is done. --model trains another model folder, on the GPU alone.
 import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
