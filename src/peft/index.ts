@@ -16,6 +16,7 @@ export {
   saveAdapter,
 } from "./adapter-files.ts";
 export { attachLora, createLora } from "./attach.ts";
+export { FrozenAdapter, hasEffect } from "./frozen-adapter.ts";
 export { type GetPeftModelOptions, getPeftModel } from "./get-peft-model.ts";
 export { type LoraConfig, type LoraConfigOptions, loraConfig } from "./lora-config.ts";
 export { type Merge, type MergeOptions, type MergeReport, mergeLora } from "./merge.ts";

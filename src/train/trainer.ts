@@ -166,6 +166,11 @@ export class Trainer {
     await this.options.model.save(dir);
   }
 
+  /** Write what a checkpoint needs beside the model for training to go on. */
+  async saveState(dir: string): Promise<void> {
+    await this.method?.save(dir);
+  }
+
   /** Read the trained tensors back, and what its method keeps, from a checkpoint. Throws FormatError. */
   async loadCheckpoint(dir: string): Promise<void> {
     await this.options.model.load(dir);

@@ -201,7 +201,7 @@ export class TrainingRun {
       source: trainer.options.train,
       saveModel: async (partial) => {
         await trainer.saveModel(partial);
-        if (!args.saveOnlyModel) await trainer.method?.save(partial);
+        if (!args.saveOnlyModel) await trainer.saveState(partial);
       },
     });
     this.savedStep = state.globalStep;

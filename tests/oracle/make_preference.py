@@ -74,6 +74,9 @@ TRAJECTORIES = [
     {"trainer": "kto", "name": "kto", "options": {}},
     {"trainer": "cpo", "name": "simpo", "options": {"loss_type": "simpo", "cpo_alpha": 0.3, "beta": 2.0}},
     {"trainer": "orpo", "name": "orpo", "options": {}},
+    # Without a reference TRL takes a copy of the adapter as it is given.
+    {"trainer": "dpo", "name": "dpo from an adapter", "options": {"beta": 0.5}, "reference": "initial"},
+    {"trainer": "kto", "name": "kto from an adapter", "options": {"beta": 0.5}, "reference": "initial"},
 ]
 
 
@@ -127,7 +130,7 @@ def trainer_for(case: dict, rows: list[dict], held_out: list[dict] | None, token
         model=policy, args=args, train_dataset=Dataset.from_list(rows), processing_class=tokenizer,
         eval_dataset=None if held_out is None else Dataset.from_list(held_out), **more,
     )  # fmt: skip
-    if "reference" in case:
+    if case.get("reference", "initial") != "initial":
         from safetensors.torch import load_file
 
         weights = load_file(WHERE / case["reference"] / "adapter_model.safetensors")

@@ -32,7 +32,7 @@ export class CPOTrainer extends PreferenceTrainer<ScoredPair> {
       args,
       values,
       ...pairPlan(tokenizer, { ...dataOptions(values), answerTokens: "merged" }, {}),
-      loss: () => ({ loss: cpoLoss({ ...values, disableDropout }), reference: null }),
+      loss: () => ({ loss: cpoLoss({ ...values, disableDropout }), reference: null, initial: null }),
     });
   }
 }

@@ -1,19 +1,17 @@
 import type { ScoredPair } from "../../data/preference-batch.ts";
-import type { CausalLM } from "../../models/model.ts";
-import type { PeftModel } from "../../peft/index.ts";
 import { TrainingArguments, type TrainingArgumentsOptions } from "../arguments.ts";
 import { ownValues, parseValues } from "./config.ts";
 import { DPO_KIND, DPOConfig, type DPOOptions, dpoLosses } from "./dpo-config.ts";
 import { dpoLoss, dpoReference } from "./dpo-loss.ts";
 import { dataOptions, defined, pairPlan } from "./pairs.ts";
-import { planReference, useAdapter } from "./reference-plan.ts";
+import { planReference, type RefModel, useAdapter } from "./reference-plan.ts";
 import { PreferenceTrainer, type PreferenceTrainerOptions, tokenizerOf, tracesWithoutDropout } from "./trainer.ts";
 
 export { DPOConfig, type DPOOptions, dpoSchema } from "./dpo-config.ts";
 
 export interface DPOTrainerOptions extends PreferenceTrainerOptions, DPOOptions {
-  /** A reference model on the same backend; without it the model itself is it, without its adapter. */
-  readonly refModel?: PeftModel | CausalLM | null | undefined;
+  /** The reference model; left out, it is the model as it is before training, with its adapter where that has an effect. */
+  readonly refModel?: RefModel | null | undefined;
   /** Options as an object are those of DPOConfig. */
   readonly args?: TrainingArguments | (DPOOptions & TrainingArgumentsOptions) | undefined;
 }
@@ -47,12 +45,13 @@ export class DPOTrainer extends PreferenceTrainer<ScoredPair> {
       loss(maxPositions) {
         const { precomputeRefLogProbs: precompute } = values;
         const plan = planReference({ ...values, owner, model, refModel, precompute, maxPositions });
-        const { reference, scorer } = plan;
+        const { reference, scorer, initial } = plan;
         const loss = dpoLoss({ ...values, losses, reference, disableDropout });
-        if (!scorer) return { loss, reference: null };
+        if (!scorer) return { loss, reference: null, initial };
         const size = values.precomputeRefBatchSize;
         return {
           loss,
+          initial,
           reference: {
             plan: { ...plan, scorer },
             cacheDir: values.refCacheDir,

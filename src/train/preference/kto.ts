@@ -1,7 +1,5 @@
 import { type Dataset, type Row, tokenizeUnpaired } from "../../data/index.ts";
 import { answerLength, collateUnpaired, type ScoredAnswer } from "../../data/preference-batch.ts";
-import type { CausalLM } from "../../models/model.ts";
-import type { PeftModel } from "../../peft/index.ts";
 import { OptionError } from "../../util/options.ts";
 import { TrainingArguments, type TrainingArgumentsOptions } from "../arguments.ts";
 import type { BatchSource } from "../batches.ts";
@@ -12,14 +10,14 @@ import { KTO_KIND, KTOConfig, type KTOOptions } from "./kto-config.ts";
 import { withMeansByKind } from "./kto-logs.ts";
 import { ktoLoss, ktoReference } from "./kto-loss.ts";
 import { dataOptions, defined, longestRow } from "./pairs.ts";
-import { planReference, useAdapter } from "./reference-plan.ts";
+import { planReference, type RefModel, useAdapter } from "./reference-plan.ts";
 import { PreferenceTrainer, type PreferenceTrainerOptions, tokenizerOf, tracesWithoutDropout } from "./trainer.ts";
 
 export { KTOConfig, type KTOOptions, ktoSchema } from "./kto-config.ts";
 
 export interface KTOTrainerOptions extends PreferenceTrainerOptions, KTOOptions {
-  /** A reference model on the same backend; without it the model itself is it, without its adapter. */
-  readonly refModel?: PeftModel | CausalLM | null | undefined;
+  /** The reference model; left out, it is the model as it is before training, with its adapter where that has an effect. */
+  readonly refModel?: RefModel | null | undefined;
   /** Options as an object are those of KTOConfig. */
   readonly args?: TrainingArguments | (KTOOptions & TrainingArgumentsOptions) | undefined;
 }
@@ -71,9 +69,9 @@ export class KTOTrainer extends PreferenceTrainer<ScoredAnswer> {
       loss(maxPositions) {
         const { precomputeRefLogProbs: precompute } = values;
         const plan = planReference({ ...values, owner, model, refModel, precompute, maxPositions });
-        const { reference, scorer } = plan;
+        const { reference, scorer, initial } = plan;
         const loss = ktoLoss({ ...values, reference, disableDropout });
-        if (!scorer) return { loss, reference: null };
+        if (!scorer) return { loss, reference: null, initial };
         if (mismatched && args.trainSamplingStrategy !== "sequential") {
           const why = 'numbers computed beforehand are those of a fixed order: set trainSamplingStrategy "sequential"';
           throw new OptionError(`${owner}: ${why}, or lossType "apo_zero_unpaired"`);
@@ -81,6 +79,7 @@ export class KTOTrainer extends PreferenceTrainer<ScoredAnswer> {
         const batchSize = { train: args.perDeviceTrainBatchSize, eval: args.perDeviceEvalBatchSize };
         return {
           loss,
+          initial,
           reference: {
             plan: { ...plan, scorer },
             cacheDir: values.refCacheDir,

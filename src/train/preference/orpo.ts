@@ -32,7 +32,7 @@ export class ORPOTrainer extends PreferenceTrainer<ScoredPair> {
       args,
       values,
       ...pairPlan(tokenizer, { ...dataOptions(values), answerTokens: "merged" }, { wholeChosen: true }),
-      loss: () => ({ loss: orpoLoss({ ...values, disableDropout }), reference: null }),
+      loss: () => ({ loss: orpoLoss({ ...values, disableDropout }), reference: null, initial: null }),
     });
   }
 }

@@ -34,12 +34,16 @@ export async function policyModel(): Promise<PeftModel> {
 
 const TRAINERS = { dpo: DPOTrainer, kto: KTOTrainer, cpo: CPOTrainer, orpo: ORPOTrainer };
 
+/** Most fixtures have the base model as the reference. */
+const referenceOf = (trainer: OracleCase["trainer"], model: PeftModel | CausalLM): "base" | null =>
+  (trainer === "dpo" || trainer === "kto") && model instanceof PeftModel ? "base" : null;
+
 /** A trainer that prints and saves nothing, with the oracle's settings. */
 export function trainerOf(
   { trainer, options }: Pick<OracleCase, "trainer" | "options">,
   model: PeftModel | CausalLM,
   rows: { train: readonly Row[]; evaluation?: readonly Row[] },
-  more: Record<string, unknown> = {},
+  { refModel = referenceOf(trainer, model), ...more }: Record<string, unknown> = {},
 ): DPOTrainer | KTOTrainer | CPOTrainer | ORPOTrainer {
   const args = {
     logLevel: "error",
@@ -59,6 +63,8 @@ export function trainerOf(
     trainDataset: Dataset.fromList(rows.train),
     ...(evaluation && { evalDataset: Dataset.fromList(evaluation) }),
     args,
+    // A named adapter is instead of it.
+    ...(refModel !== null && more.refAdapterName === undefined && { refModel }),
   };
   return new TRAINERS[trainer](given);
 }

@@ -16,11 +16,9 @@ const gradients = oracleTensors("preference", "gradients.safetensors");
 /** Set PARITY_REPORT=1 to see the errors. */
 const report = process.env.PARITY_REPORT ? console.log : () => {};
 
-/**
- * Relative error; of numbers near 0, that of 0.02: margins are differences of log-probabilities of tens, of which float32
- * has no more digits.
- */
-const relative = (own: number, theirs: number): number => Math.abs(own - theirs) / Math.max(2e-2, Math.abs(theirs));
+/** Relative error; of numbers near 0, that of `least`. */
+const relative = (own: number, theirs: number, least = 2e-2): number =>
+  Math.abs(own - theirs) / Math.max(least, Math.abs(theirs));
 
 for (const { trainer: kind, name, options, rows: picked, reference, loss, metrics } of cases) {
   test(`${kind} ${name}: loss, metrics and gradients are TRL's`, async () => {
@@ -59,6 +57,7 @@ for (const { trainer: kind, name, options, rows: picked, reference, loss, metric
 }
 
 interface Trajectory extends OracleCase {
+  readonly reference?: "initial";
   readonly log_history: Record<string, number>[];
 }
 
@@ -77,6 +76,7 @@ for (const run of oracleJson<Trajectory[]>("preference", "trajectories.json")) {
     using trainer = trainerOf(run, model, rows, {
       perDeviceTrainBatchSize: 2,
       perDeviceEvalBatchSize: 2,
+      ...(run.reference && { refModel: null }),
       maxSteps: 20,
       warmupSteps: 3,
       weightDecay: 0.01,
@@ -87,10 +87,14 @@ for (const run of oracleJson<Trajectory[]>("preference", "trajectories.json")) {
     const own = trainer.state.logHistory;
     assert.equal(own.length, run.log_history.length);
     let worst = 0;
+    // Log ratios are differences of log-probabilities of tens, of which float32 has no more digits; rewards are β of them.
+    const ratio = 0.2;
+    const reward = ratio * (single || run.trainer === "dpo" ? Number(run.options.beta ?? 0.1) : 0.1);
     run.log_history.forEach((row, i) => {
       for (const [key, value] of Object.entries(row)) {
         if (differsInEvaluation(run, key)) continue;
-        const error = relative(own[i]![key]!, value);
+        const least = key.includes("rewards/") ? reward : key.endsWith("kl") ? ratio : 2e-2;
+        const error = relative(own[i]![key]!, value, least);
         worst = Math.max(worst, error);
         assert.ok(error <= 1e-4, `row ${i}: ${key} is ${own[i]![key]}, expected ${value}`);
       }

@@ -7,8 +7,9 @@ import type { TokenizedRow } from "../../data/collate.ts";
 import { defaultCacheDir } from "../../data/index.ts";
 import { FormatError, reason } from "../../formats/errors.ts";
 import { openSafetensors, writeSafetensors } from "../../formats/safetensors.ts";
+import type { ModelAdapter } from "../../models/adapter.ts";
 import type { CausalLM } from "../../models/model.ts";
-import { LoraAdapter } from "../../peft/adapter.ts";
+import { FrozenAdapter, LoraAdapter } from "../../peft/index.ts";
 import type { ReferencePlan } from "./reference-plan.ts";
 
 /** Changes when the numbers would be others for the same data. */
@@ -34,8 +35,8 @@ export async function referenceKey({ lm, scorer, rows, settings }: ReferenceData
     JSON.stringify({ FORMAT, settings, config: model.hfConfig, backend: backend.name, type: backend.computeDtype }),
   );
   for (const [name, tensor] of model.parameters) await addTensor(hash, name, tensor);
-  const adapter = scorer.kind === "model" ? model.adapter : scorer.adapter;
-  if (adapter instanceof LoraAdapter) {
+  const adapter = adapterOf(scorer);
+  if (adapter instanceof LoraAdapter || adapter instanceof FrozenAdapter) {
     hash.update(JSON.stringify(adapter.config));
     for (const { name, tensor } of adapter.tensors) await addTensor(hash, name, tensor);
   }
@@ -45,6 +46,11 @@ export async function referenceKey({ lm, scorer, rows, settings }: ReferenceData
     }
   }
   return hash.digest("hex");
+}
+
+function adapterOf(scorer: ReferenceData["scorer"]): ModelAdapter | null {
+  if (scorer.kind === "model") return scorer.model.adapter;
+  return scorer.kind === "initial" ? scorer.initial.adapter : scorer.adapter;
 }
 
 async function addTensor(hash: Hash, name: string, tensor: DeviceTensor): Promise<void> {

@@ -7,6 +7,7 @@ import { OptionError } from "../../util/options.ts";
 import type { TrainingArguments } from "../arguments.ts";
 import { type BatchSource, isBatchSource } from "../batches.ts";
 import type { LogRow, TrainerCallback } from "../callbacks.ts";
+import type { InitialAdapter } from "../initial-adapter.ts";
 import type { ComputeLoss, Forward } from "../loss.ts";
 import type { RowOrder } from "../tokenized-source.ts";
 import { asTrainable } from "../trainable.ts";
@@ -48,7 +49,12 @@ export interface PreferencePlan<T extends Scorable> {
   readonly batches: ItemBatches<T>;
   /** Tokens that a sequence may have, of these items. */
   readonly longest: (items: readonly T[]) => number;
-  readonly loss: (maxPositions: number) => { loss: ComputeLoss; reference: ReferencePass<T> | null };
+  readonly loss: (maxPositions: number) => {
+    readonly loss: ComputeLoss;
+    readonly reference: ReferencePass<T> | null;
+    /** The adapter before training, where that is the reference. */
+    readonly initial: InitialAdapter | null;
+  };
 }
 
 /** How the reference is run over the data beforehand. */
@@ -65,8 +71,9 @@ export class PreferenceTrainer<T extends Scorable> extends Trainer {
   readonly dataReport: PreferenceReport;
   private readonly plan: PreferencePlan<T>;
   private readonly pass: ReferencePass<T> | null;
+  private readonly initial: InitialAdapter | null;
   private readonly maxPositions: number;
-  private readonly scored = new WeakSet<BatchSource>();
+  private scored = new WeakSet<BatchSource>();
 
   constructor(options: PreferenceTrainerOptions, plan: PreferencePlan<T>) {
     const { model, trainDataset, evalDataset, callbacks } = options;
@@ -76,7 +83,7 @@ export class PreferenceTrainer<T extends Scorable> extends Trainer {
     const evaluation = evalDataset && evalSources(evalDataset, plan);
     const all = [items, ...sourcesOf(evaluation).map((source) => (source as ItemSource<T>).items)];
     const maxPositions = values.maxLength ?? Math.max(...all.map(plan.longest));
-    const { loss, reference } = plan.loss(maxPositions);
+    const { loss, reference, initial } = plan.loss(maxPositions);
     const windows = { size: args.gradientAccumulationSteps, dropLast: args.dataloaderDropLast };
     super({
       model: asTrainable(model, values.activationMemory),
@@ -92,17 +99,23 @@ export class PreferenceTrainer<T extends Scorable> extends Trainer {
     this.dataReport = report;
     this.plan = plan;
     this.pass = reference;
+    this.initial = initial;
     this.maxPositions = maxPositions;
   }
 
   /** As Trainer's; reference numbers that are to be computed beforehand are, of all data. */
   override async train(options: TrainOptions = {}): Promise<TrainOutput> {
+    await this.initial?.begin(options, this.args, () => {
+      this.runner.dispose();
+      this.scored = new WeakSet();
+    });
     await this.scoreSources();
     return super.train(options);
   }
 
   /** As Trainer's, for rows that are prepared as those for training are. Throws OptionError where no reference is left. */
   override async evaluate(data?: PreferenceDatasets | EvalSources, prefix?: string): Promise<LogRow> {
+    await this.initial?.take();
     const sources = data && (isSources(data) ? data : evalSources(data, this.plan));
     for (const source of sourcesOf(sources ?? this.options.evaluation)) await this.score(source, "eval");
     return super.evaluate(sources, prefix);
@@ -110,6 +123,7 @@ export class PreferenceTrainer<T extends Scorable> extends Trainer {
 
   /** As Trainer's, for rows that are prepared as those for training are: a pair's chosen answers, then its rejected ones. */
   override async predict(data: Dataset<Row> | BatchSource, prefix?: string): Promise<PredictionOutput> {
+    await this.initial?.take();
     const source = isBatchSource(data) ? data : evalSource(asDataset(this.plan.owner, data), this.plan);
     await this.score(source, "eval");
     return super.predict(source, prefix);
@@ -119,6 +133,16 @@ export class PreferenceTrainer<T extends Scorable> extends Trainer {
   override async saveModel(dir: string = this.args.outputDir): Promise<void> {
     await super.saveModel(dir);
     await this.tokenizer.savePretrained(dir);
+  }
+
+  override async saveState(dir: string): Promise<void> {
+    await super.saveState(dir);
+    await this.initial?.save(dir);
+  }
+
+  override dispose(): void {
+    super.dispose();
+    this.initial?.dispose();
   }
 
   private async scoreSources(): Promise<void> {

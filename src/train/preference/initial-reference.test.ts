@@ -1,0 +1,94 @@
+import assert from "node:assert/strict";
+import { existsSync } from "node:fs";
+import { join } from "node:path";
+import { test } from "node:test";
+import { getPeftModel, PeftModel } from "../../peft/index.ts";
+import { inFolder, trainedBytes, withoutSpeed } from "../tiny-training.test.support.ts";
+import { backend, baseModel, data, policyModel, trainerOf } from "./parity.test.support.ts";
+
+const REFERENCE = "reference.safetensors";
+
+interface Run {
+  readonly model: PeftModel;
+  readonly options?: Record<string, unknown>;
+  /** Evaluate before training, which is when the reference is first needed. */
+  readonly evaluates?: boolean;
+  readonly stopAt?: number;
+}
+
+/** Trains a model, which is freed. */
+async function run(trainer: "dpo" | "kto", { model: policy, options = {}, evaluates, stopAt }: Run) {
+  using model = policy;
+  const single = trainer === "kto";
+  const rows = { train: single ? data.train_singles : data.train, evaluation: single ? data.eval_singles : data.eval };
+  using made = trainerOf({ trainer, options: {} }, model, rows, {
+    refModel: null,
+    refCacheDir: null,
+    perDeviceTrainBatchSize: 2,
+    maxSteps: 6,
+    ...options,
+  });
+  made.addCallback({
+    onStepEnd({ state, control }) {
+      if (state.globalStep === stopAt) control.shouldTrainingStop = true;
+    },
+  });
+  if (evaluates) await made.evaluate();
+  await made.train();
+  return { history: withoutSpeed(made.state.logHistory), weights: await trainedBytes(made) };
+}
+
+const freshModel = async (): Promise<PeftModel> =>
+  getPeftModel(await baseModel(), { r: 2, targetModules: ["q_proj", "down_proj"] });
+
+for (const trainer of ["dpo", "kto"] as const) {
+  test(`${trainer}: a new adapter's reference is the base model`, async () => {
+    const own = await run(trainer, { model: await freshModel() });
+    const base = await run(trainer, { model: await freshModel(), options: { refModel: "base" } });
+    assert.deepEqual(own, base);
+    // A trained one's is not.
+    const trained = await run(trainer, { model: await policyModel() });
+    const other = await run(trainer, { model: await policyModel(), options: { refModel: "base" } });
+    assert.notDeepEqual(trained.history, other.history);
+  });
+}
+
+test("resumed with the adapter of the checkpoint, a training has the reference it began with, bit for bit", async () => {
+  for (const precomputeRefLogProbs of [false, true]) {
+    const options = { precomputeRefLogProbs };
+    const straight = await run("dpo", { model: await policyModel(), options });
+    await inFolder(async (outputDir) => {
+      const saves = { ...options, outputDir, saveStrategy: "steps", saveSteps: 3 };
+      await run("dpo", { model: await policyModel(), options: saves, stopAt: 3 });
+      const checkpoint = join(outputDir, "checkpoint-3");
+      assert.ok(existsSync(join(checkpoint, REFERENCE)));
+      for (const evaluates of [false, true]) {
+        const model = await PeftModel.fromPretrained(await baseModel(), checkpoint, { isTrainable: true });
+        const resume = { ...options, outputDir, resumeFromCheckpoint: true };
+        const { history, weights } = await run("dpo", { model, options: resume, evaluates });
+        assert.deepEqual(history, straight.history);
+        assert.deepEqual(weights, straight.weights);
+      }
+    });
+  }
+});
+
+test("a training that began with a new adapter goes on with the base model as its reference", async () => {
+  const straight = await run("dpo", { model: await freshModel() });
+  await inFolder(async (outputDir) => {
+    await run("dpo", {
+      model: await freshModel(),
+      options: { outputDir, saveStrategy: "steps", saveSteps: 3 },
+      stopAt: 3,
+    });
+    const checkpoint = join(outputDir, "checkpoint-3");
+    assert.ok(!existsSync(join(checkpoint, REFERENCE)));
+    for (const evaluates of [false, true]) {
+      const model = await PeftModel.fromPretrained(await baseModel(), checkpoint, { isTrainable: true });
+      const resume = { outputDir, resumeFromCheckpoint: true };
+      assert.deepEqual(await run("dpo", { model, options: resume, evaluates }), straight);
+    }
+  });
+});
+
+test.after(() => backend.dispose());
