@@ -37,8 +37,17 @@ export const aligned = (bytes: number): number => Math.ceil(bytes / ALIGNMENT) *
 /**
  * Lifetimes of all values of `steps`, with in-place rules applied where an input dies and views folded into what they
  * show. Inputs and outputs are held for the whole program.
+ *
+ * `keptReaders` are the last readers of values where nothing is recomputed: a forward product, or its repetition, is written
+ * over an input only where it is then, too. A library may round a sum onto its own addend otherwise than one onto another
+ * array, and what the planner gives up must not show in the gradients.
  */
-export function analyseLiveness(graph: Graph, steps: readonly Node[], workspaceOf: WorkspaceOf): Liveness {
+export function analyseLiveness(
+  graph: Graph,
+  steps: readonly Node[],
+  workspaceOf: WorkspaceOf,
+  keptReaders: ReadonlyMap<Value, Node>,
+): Liveness {
   const contents = tensorContents(steps);
   checkUpdates(steps, contents);
   const shown = new Map<Value, Value>();
@@ -66,6 +75,12 @@ export function analyseLiveness(graph: Graph, steps: readonly Node[], workspaceO
   };
   for (const value of graph.inputs.values()) open(value, -1, "input", steps.length);
 
+  const asKept = (node: Node, source: Value): boolean => {
+    if (!node.op.placeMatters || (node.phase !== "forward" && !node.recomputeOf)) return true;
+    const original = source.node?.recomputeOf?.outputs[source.index] ?? source;
+    return keptReaders.get(original) === (node.recomputeOf ?? node);
+  };
+
   steps.forEach((node, at) => {
     const bytes = workspaceOf(node);
     if (bytes > 0) {
@@ -90,7 +105,7 @@ export function analyseLiveness(graph: Graph, steps: readonly Node[], workspaceO
         const source = output === index && node.inputs[input] ? root(node.inputs[input]) : null;
         const block = source?.kind === "computed" ? blockOf.get(source) : undefined;
         if (!source || !block || taken.has(block) || block.pool === "host") continue;
-        if (lastUse.get(source) !== at || source.bytes !== value.bytes) continue;
+        if (lastUse.get(source) !== at || source.bytes !== value.bytes || !asKept(node, source)) continue;
         if (node.inputs.filter((v) => v && blockOf.get(root(v)) === block).length !== 1) continue;
         taken.add(block);
         block.end = Math.max(block.end, end);
@@ -111,6 +126,21 @@ export function analyseLiveness(graph: Graph, steps: readonly Node[], workspaceO
   }
   markSaved(steps, blockOf);
   return { blocks, blockOf, contents, workspaces };
+}
+
+/** The last node that reads each value, itself or as a view. */
+export function lastReaders(nodes: readonly Node[]): Map<Value, Node> {
+  const readers = new Map<Value, Node>();
+  for (const node of nodes) {
+    for (const input of node.inputs) {
+      let value = input;
+      while (value) {
+        readers.set(value, node);
+        value = value.node?.op.view ? value.node.inputs[0]! : null;
+      }
+    }
+  }
+  return readers;
 }
 
 function roleOf(node: Node): BlockRole {

@@ -53,6 +53,8 @@ export interface Op<A extends Attrs = Attrs> {
    * here; for an input that is a mutable tensor it always does: that is how an op updates a tensor.
    */
   inPlace?(node: Node): readonly (readonly [number, number])[];
+  /** Results may differ by rounding with whether they are written over an input: library products. */
+  readonly placeMatters?: boolean;
   /** The output is the input's memory under another shape: no kernel runs. */
   readonly view?: boolean;
   /** A local rewrite after differentiation; returns true when it changed the graph (see Graph.replace). */

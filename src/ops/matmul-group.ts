@@ -26,6 +26,7 @@ export const matmulGroupOp: Op = {
   }),
   inPlace: (node) =>
     node.outputs.flatMap((_, i) => (node.inputs[INPUTS * i + 2] ? [[i, INPUTS * i + 2] as const] : [])),
+  placeMatters: true,
 };
 
 type MatmulAttrs = Parameters<typeof matmulOp.infer>[1];

@@ -63,6 +63,7 @@ export const matmulOp: Op<MatmulAttrs> = {
     return { flops: 2 * m * n * (depth[0] + depth[1]), bytes: traffic(node) };
   },
   inPlace: (node) => (node.inputs[2] ? [[0, 2]] : []),
+  placeMatters: true,
   fuse: foldSecondProduct,
 };
 
