@@ -1,6 +1,6 @@
 // Exact answers of the embedded model after the quickstart's training on the GPU: QLoRA against LoRA on 16-bit weights,
-// and fp8 products of those against bf16's. Products are in fp8 from 1,024 tokens a step, so that pair takes three packed
-// rows of 512 (of two, half the steps would be too short). Prompts go through fp8 too, a token at a time never.
+// and fp8 products of those against bf16's. Products are in fp8 from 1,024 tokens a step, so that pair takes three
+// packed rows of 512 (of two, half the steps would be too short). Prompts go through fp8 too, a token at a time never.
 import { mkdtempSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
