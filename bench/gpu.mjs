@@ -35,7 +35,7 @@ const { values: flags } = parseArgs({
     steps: { type: "string", default: "5" },
     warmup: { type: "string", default: "3" },
     table: { type: "string", default: "24" },
-    "host-embedding": { type: "boolean", default: false },
+    "offload-embedding": { type: "boolean", default: false },
     dtype: { type: "string", default: "bf16" },
     storage: { type: "string", default: "nf4" },
     fp8: { type: "boolean", default: false },
@@ -76,7 +76,14 @@ const shape = (model) => ["--name", model, "--shape", JSON.stringify(shapeOf(mod
 const SHAPES = ["8x512", "2x2048", "8x2048"];
 
 /** Cases of the table, those of less memory first. The last one's kernels are listed. */
-const TABLE = ["8x512:minimum+offload", "2x2048:minimum", "8x2048:minimum", "2x2048:budget", "8x2048:budget+table"];
+const TABLE = [
+  "8x512:minimum+offload",
+  "2x2048:minimum+offload",
+  "2x2048:minimum",
+  "8x2048:minimum",
+  "2x2048:budget",
+  "8x2048:budget+table",
+];
 
 if (flags.case.length > 0) {
   const more = [
@@ -85,6 +92,7 @@ if (flags.case.length > 0) {
     "--storage",
     flags.storage,
     ...(flags.fp8 ? ["--fp8"] : []),
+    ...(flags["offload-embedding"] ? ["--offload-embedding"] : []),
     ...(flags.floor ? ["--floor"] : []),
   ];
   await node("steps", ["--model", flags.model, ...caseFlags(flags.case), ...layers, ...timing, ...more]);
@@ -129,7 +137,10 @@ if (wants("long")) {
   const one = "1x80000:budget+offload+within=24+steps=1+warmup=1";
   await node("steps", ["--model", models[0], "--case", one, ...layers]);
 }
-if (wants("longest")) for (const model of models) await node("longest", ["--model", model, ...layers]);
+if (wants("longest")) {
+  for (const model of models) await node("longest", ["--model", model, ...layers]);
+  await node("long-check", ["--model", models[0]]);
+}
 if (wants("trajectory")) {
   const folder = `${process.env.OUT ?? "."}/trajectory`;
   await node("trajectory", ["--folder", folder]);

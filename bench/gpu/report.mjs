@@ -110,6 +110,19 @@ const SECTIONS = [
     ],
   ],
   [
+    "long check",
+    "Kernels at lengths beyond 2^31 elements",
+    [
+      ["model", (r) => `${r.model}, ${r.layers} layers`],
+      ["tokens", (r) => number(r.tokens, 7)],
+      ["what", (r) => r.what],
+      ["loss", (r) => r.losses.map((loss) => number(loss, 6)).join(" and ")],
+      ["worst gradient error", (r) => (r.worstGradientError === undefined ? "" : number(r.worstGradientError))],
+      ["s", (r) => number(r.seconds)],
+      ["peak GiB", (r) => number(r.peakGiB)],
+    ],
+  ],
+  [
     "trajectory",
     "Fifty LoRA steps of the embedded model over the same batches",
     [
@@ -126,7 +139,9 @@ const SECTIONS = [
     [
       ["who", (r) => r.who],
       ["of", (r) => r.problems],
-      ["right", (r) => percent(r.accuracy)],
+      ["seeds", (r) => r.seeds.length],
+      ["right, mean", (r) => percent(r.accuracy)],
+      ["of each", (r) => r.accuracies.map(percent).join(", ")],
       ["training, s", (r) => number(r.trainSeconds)],
       ["answering, s", (r) => number(r.answerSeconds)],
     ],
