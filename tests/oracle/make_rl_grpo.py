@@ -63,6 +63,10 @@ CASES = {
 }
 
 
+# Of the cases with beta: those whose reference is the base model. TRL's is a copy of the adapter it is given.
+BASE_REFERENCE = ("cispo", "gspo")
+
+
 def tokenizer() -> PreTrainedTokenizerFast:
     """Words t4, t5, …: token i is t<i>."""
     special = ["<pad>", "<s>", "</s>", "<unk>"]
@@ -139,9 +143,11 @@ def write(name: str, options: dict, rows: list[dict], completions: list[list[int
                 key: value if value is None or value.ndim == 0 else value[order] for key, value in batch.items()
             }
 
-        # The reference is the base model: TRL takes a copy of an adapter that was given, so there is none at first.
         original, grpo_trainer.shuffle_sequence_dict = grpo_trainer.shuffle_sequence_dict, shuffled
-        beta, args.beta = args.beta, 0.0
+        beta = args.beta
+        if name in BASE_REFERENCE:
+            # Without beta there is no copy, so that the adapter is taken off later.
+            args.beta = 0.0
         trainer = GRPOTrainer(
             model=model,
             args=args,
@@ -152,6 +158,7 @@ def write(name: str, options: dict, rows: list[dict], completions: list[list[int
         )
         args.beta = trainer.beta = beta
         trainer.ref_model = None
+        to_float64(model)
         trainer._generate_single_turn = lambda prompt_ids, *rest, **kwargs: ([next(given) for _ in prompt_ids], None)
         with Float64():
             trainer.train()
@@ -162,7 +169,8 @@ def write(name: str, options: dict, rows: list[dict], completions: list[list[int
         if "loss" in row
     ]
     save_tensors(WHERE / f"{name}.safetensors", recorder.kept)
-    save_json(WHERE / f"{name}.json", {"options": {**DEFAULTS, **options}, "seed": SEED, "log_history": history})
+    facts = {"ref_model": "base"} if name in BASE_REFERENCE else {}
+    save_json(WHERE / f"{name}.json", {"options": {**DEFAULTS, **options}, **facts, "seed": SEED, "log_history": history})
     clips = [max(v for k, v in row.items() if "clip" in k and "clipped" not in k) for row in history if any("clip_ratio" in k for k in row)]
     print(f"{name}: loss {history[0]['loss']:.5f} -> {history[-1]['loss']:.5f}, most clipped {max(clips, default=0):.3f}")
 

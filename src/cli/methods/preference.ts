@@ -20,7 +20,7 @@ const EVALUATION = ["eval_loss", "eval_rewards/accuracies", "eval_rewards/margin
 export const DPO: CliMethod = {
   name: "dpo",
   heading: "Preferences:",
-  description: "train on preferences (DPO and its losses); the reference is the model without its adapter",
+  description: "train on preferences (DPO and its losses); the reference is the model as it is before",
   rows: PAIRS,
   example: ["--data preferences.jsonl", "--beta 0.1", "--max-steps 100"],
   schema: dpoSchema,

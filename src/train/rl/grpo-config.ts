@@ -36,7 +36,11 @@ export const grpoSchema = z.strictObject({
   repetitionPenalty: z.number().positive().default(1).describe("of tokens already in prompt or completion; 1: none"),
   chatTemplateKwargs: z.record(z.string(), z.unknown()).default({}).describe("further variables of the chat template"),
   beta: z.number().nonnegative().default(0).describe("weight of the KL divergence from the reference; 0: none is kept"),
-  refAdapterName: z.string().nullable().default(null).describe("adapter that is the reference; none: the base model"),
+  refAdapterName: z
+    .string()
+    .nullable()
+    .default(null)
+    .describe("adapter that is the reference; none: the model as it is before training"),
   epsilon: z.number().nonnegative().default(0.2).describe("how far the ratio may fall below 1"),
   epsilonHigh: z.number().nonnegative().nullable().default(null).describe("how far it may rise; epsilon when left out"),
   delta: z.number().positive().nullable().default(null).describe("upper bound of the ratio on the other side too"),

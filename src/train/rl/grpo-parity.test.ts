@@ -16,6 +16,7 @@ interface Rollouts {
 
 interface Expected {
   readonly options: Record<string, unknown>;
+  readonly ref_model?: "base";
   readonly seed: number;
   readonly log_history: LogRow[];
 }
@@ -41,6 +42,7 @@ for (const name of CASES) {
       model,
       tokenizer: wordTokenizer(),
       rewardFuncs: "reward_weights" in expected.options ? [evens, near] : evens,
+      refModel: expected.ref_model,
       trainDataset: Dataset.fromList(rows),
       args: {
         ...expected.options,

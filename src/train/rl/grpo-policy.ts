@@ -2,6 +2,7 @@ import { type Batch, vectorInput } from "../../data/collate.ts";
 import type { ModelAdapter } from "../../models/adapter.ts";
 import type { CausalLM } from "../../models/model.ts";
 import type { Tokenizer } from "../../tokenizer/index.ts";
+import { InitialAdapter } from "../initial-adapter.ts";
 import type { Forward } from "../loss.ts";
 import { count, record } from "../python-json-reader.ts";
 import type { TrainerState } from "../state.ts";
@@ -17,6 +18,9 @@ import { Rollouts } from "./rollout.ts";
 import { perSample, type Sample, sampleBatch } from "./samples.ts";
 import { quantile } from "./statistics.ts";
 
+/** The reference model: another adapter, the trained one as it was, or, null, the base model. */
+export type GRPOReference = InitialAdapter | { readonly adapter: ModelAdapter | null };
+
 export interface PolicyParts {
   readonly lm: CausalLM;
   readonly tokenizer: Tokenizer;
@@ -25,8 +29,7 @@ export interface PolicyParts {
   readonly names: readonly string[];
   readonly weights: readonly number[];
   readonly rolloutFunc: RolloutFunction | undefined;
-  /** The reference model's adapter; null: the base model. */
-  readonly reference: ModelAdapter | null;
+  readonly reference: GRPOReference;
   readonly completions: CompletionsLog;
 }
 
@@ -48,7 +51,7 @@ export class Policy implements GRPOPolicy {
    */
   readonly usesOld: boolean;
   private readonly args: GRPOConfig;
-  private readonly reference: ModelAdapter | null;
+  private readonly reference: GRPOReference;
   private readonly rollouts: Rollouts;
   private readonly generation: GenerationParts;
   private runner: StepRunner | null = null;
@@ -97,8 +100,9 @@ export class Policy implements GRPOPolicy {
     const { usesOld } = this;
     const { beta, perDeviceTrainBatchSize: size, temperature } = this.args;
     if (!usesOld && beta === 0) return [...samples];
+    if (this.reference instanceof InitialAdapter) await this.reference.take();
     const forward: Forward = ({ trace, traceWith, hidden, tokens, labels }) => {
-      const reference = traceWith(this.reference);
+      const reference = traceWith(this.reference.adapter);
       return {
         ...(usesOld && { old: trace.logProbs(hidden(), { labels, temperature }).logps }),
         ...(beta !== 0 && { ref: reference.logProbs(reference.hidden(tokens), { labels, temperature }).logps }),

@@ -182,18 +182,21 @@ test("evaluation samples, scores and logs; training goes on as if there had been
 
 test("another adapter is the reference", async () => {
   const model = await tinyPeft(backend, { initLoraWeights: false });
-  const kl = async (refAdapterName: string | null): Promise<number> => {
-    using grpo = await trainer({ beta: 0.1, maxSteps: 1, learningRate: 0, refAdapterName }, { model });
+  const kl = async (refAdapterName: string | null, refModel?: "base"): Promise<number> => {
+    using grpo = await trainer({ beta: 0.1, maxSteps: 1, learningRate: 0, refAdapterName }, { model, refModel });
     await grpo.train();
     return grpo.state.logHistory[0]!.kl!;
   };
   const { r, loraAlpha, targetModules, randomState } = model.adapter.config;
   // The same random numbers as the policy's own.
   await model.addAdapter("twin", { r, loraAlpha, targetModules, randomState, initLoraWeights: false });
-  assert.ok((await kl(null)) > 1e-3);
+  assert.ok((await kl(null, "base")) > 1e-3);
+  // The adapter as it is before training, which is what it still is.
+  assert.ok(Math.abs(await kl(null)) < 1e-6);
   assert.ok(Math.abs(await kl("twin")) < 1e-6);
   await assert.rejects(kl("default"), /that adapter is the one being trained/);
   await assert.rejects(kl("other"), /no such adapter; it has default, twin/);
+  await assert.rejects(kl("twin", "base"), /refModel or refAdapterName, not both/);
 });
 
 test("prompts longer than maxPromptLength keep their end", async () => {

@@ -7,13 +7,15 @@ import { OptionError } from "../../util/options.ts";
 import type { TrainingArgumentsOptions } from "../arguments.ts";
 import { type BatchSource, isBatchSource } from "../batches.ts";
 import type { LogRow, TrainerCallback } from "../callbacks.ts";
+import { InitialAdapter } from "../initial-adapter.ts";
 import { asTrainable } from "../trainable.ts";
 import { type EvalSources, Trainer } from "../trainer.ts";
+import type { TrainOptions, TrainOutput } from "../training-run.ts";
 import { CompletionsLog } from "./completions-log.ts";
 import { GRPOConfig, type GRPOOptions } from "./grpo-config.ts";
 import type { RolloutFunction } from "./grpo-generation.ts";
 import { grpoLoss } from "./grpo-loss.ts";
-import { Policy } from "./grpo-policy.ts";
+import { type GRPOReference, Policy } from "./grpo-policy.ts";
 import { GRPOEvalSource, GRPOSource } from "./grpo-source.ts";
 import { checkedLengths, type PromptRow, promptRows } from "./prompts.ts";
 import { type RewardFunction, rewardNames } from "./rewards.ts";
@@ -35,6 +37,8 @@ export interface GRPOTrainerOptions {
   readonly rewardFuncs: RewardFunction | readonly RewardFunction[];
   readonly trainDataset: Dataset<Row>;
   readonly evalDataset?: PromptDatasets | undefined;
+  /** "base": the reference is the model without its adapter, whatever that has learnt before. */
+  readonly refModel?: "base" | null | undefined;
   readonly args?: GRPOConfig | (GRPOOptions & TrainingArgumentsOptions) | undefined;
   readonly callbacks?: readonly TrainerCallback[] | undefined;
   /** Makes the completions, in place of sampling them from the model. */
@@ -44,17 +48,18 @@ export interface GRPOTrainerOptions {
 /**
  * Group relative policy optimization (Shao et al., "DeepSeekMath", 2024): several completions of each prompt are sampled
  * and scored by reward functions; those better than their group become likelier. TRL's GRPOTrainer: its arguments, losses
- * and metrics. The reference model of the KL term is the base model, the adapter taken off, or
- * another adapter (`refAdapterName`).
+ * and metrics. The reference model of the KL term is the model as it is before training, with its adapter where that has an
+ * effect; or another adapter (`refAdapterName`); or the model without any (`refModel: "base"`).
  * Throws OptionError for settings, FormatError at a row without a prompt, RewardError when a reward function fails.
  */
 export class GRPOTrainer extends Trainer {
   readonly tokenizer: Tokenizer;
   private readonly policy: Policy;
+  private readonly initial: InitialAdapter | null;
   private readonly toEvalSource: (data: Dataset<Row>) => BatchSource;
 
   constructor(options: GRPOTrainerOptions) {
-    const { model, rewardFuncs, trainDataset, evalDataset, callbacks, rolloutFunc } = options;
+    const { model, rewardFuncs, trainDataset, evalDataset, callbacks, rolloutFunc, refModel = null } = options;
     const tokenizer = options.tokenizer ?? options.processingClass;
     if (!tokenizer) throw new OptionError("GRPOTrainer: tokenizer is missing (processingClass, in TRL's terms)");
     const args = options.args instanceof GRPOConfig ? options.args : new GRPOConfig(options.args);
@@ -66,10 +71,10 @@ export class GRPOTrainer extends Trainer {
     }
     if (args.beta !== 0 && !(model instanceof PeftModel)) {
       throw new OptionError(
-        "GRPOTrainer: beta needs a reference model, which is the model without its adapter: call getPeftModel first, or set beta to 0",
+        "GRPOTrainer: beta needs a reference model, which is the model with the adapter it began with: call getPeftModel first, or set beta to 0",
       );
     }
-    const reference = referenceAdapter(model, args.refAdapterName);
+    const reference = referenceOf(model, args, refModel);
     const lm = model instanceof PeftModel ? model.model : model;
     const promptSettings = { owner: "GRPOTrainer", tokenizer, ...args };
     const read = (data: Dataset<Row>): PromptRow[] => promptRows(data, promptSettings);
@@ -114,8 +119,15 @@ export class GRPOTrainer extends Trainer {
     });
     this.tokenizer = tokenizer;
     this.policy = policy;
+    this.initial = reference instanceof InitialAdapter ? reference : null;
     this.toEvalSource = toEvalSource;
     policy.attach(this.runner, () => this.state);
+  }
+
+  /** As Trainer's; the adapter is first copied for the reference, where that is the model as it is now. */
+  override async train(options: TrainOptions = {}): Promise<TrainOutput> {
+    await this.initial?.begin(options, this.args, () => this.runner.dispose());
+    return super.train(options);
   }
 
   /** As Trainer's, for rows with prompts: completions are sampled and scored, and the rewards logged with the loss. */
@@ -142,9 +154,15 @@ export class GRPOTrainer extends Trainer {
     await this.tokenizer.savePretrained(dir);
   }
 
+  override async saveState(dir: string): Promise<void> {
+    await super.saveState(dir);
+    await this.initial?.save(dir);
+  }
+
   override dispose(): void {
     this.policy.dispose();
     super.dispose();
+    this.initial?.dispose();
   }
 }
 
@@ -154,8 +172,21 @@ const evalPrefix = (logs: LogRow): string =>
     .find((key) => key.endsWith("_loss") && `${key.slice(0, -"_loss".length)}_runtime` in logs)
     ?.slice(0, -"_loss".length) ?? "eval";
 
-function referenceAdapter(model: PeftModel | CausalLM, name: string | null): ModelAdapter | null {
-  if (name === null) return null;
+function referenceOf(
+  model: PeftModel | CausalLM,
+  { beta, refAdapterName: name }: GRPOConfig,
+  refModel: "base" | null,
+): GRPOReference {
+  if (refModel !== null && refModel !== "base") {
+    throw new OptionError('GRPOTrainer: refModel is not a model here, but "base" for the model without its adapter');
+  }
+  if (refModel !== null && name !== null) {
+    throw new OptionError("GRPOTrainer: give refModel or refAdapterName, not both");
+  }
+  if (name === null) {
+    const own = beta !== 0 && refModel === null && model instanceof PeftModel;
+    return own ? new InitialAdapter(model.adapter) : { adapter: null };
+  }
   const adapters = model instanceof PeftModel ? model.adapters : new Map<string, ModelAdapter>();
   const adapter = adapters.get(name);
   if (!adapter) {
@@ -165,7 +196,7 @@ function referenceAdapter(model: PeftModel | CausalLM, name: string | null): Mod
   if (adapter === (model as PeftModel).adapter) {
     throw new OptionError(`GRPOTrainer: refAdapterName "${name}": that adapter is the one being trained`);
   }
-  return adapter;
+  return { adapter };
 }
 
 const datasets = (data: PromptDatasets | undefined): Dataset<Row>[] =>
