@@ -32,7 +32,7 @@ interface Tiles {
 
 const KIB = 1024;
 /** Shared memory that a block may have, by compute capability (CUDA C++ Programming Guide, technical specifications). */
-function sharedLimit(capability: number): number {
+export function sharedLimit(capability: number): number {
   if (capability < 80) return 64 * KIB;
   if (capability === 80 || capability === 87) return 163 * KIB;
   return capability >= 90 && capability < 120 ? 227 * KIB : 99 * KIB;

@@ -2,6 +2,7 @@ import type { Node } from "../../graph/graph.ts";
 import type { Program } from "../../graph/program.ts";
 import { type FloatDType, numel } from "../../graph/types.ts";
 import type { Executable } from "../backend.ts";
+import { sharedLimit } from "./attention-tiles.ts";
 import { PRODUCT_OUTPUTS, type Product } from "./cublaslt.ts";
 import type { Launch } from "./device.ts";
 import type { DeviceInfo } from "./driver.ts";
@@ -15,7 +16,7 @@ export class NotRun extends Error {}
 
 /**
  * A backend without a card that notes which kernels and products programs would run on one of a given compute capability,
- * and throws where cuBLASLt has nothing for a product's types.
+ * and throws where cuBLASLt has nothing for a product's types, or a kernel wants more shared memory than a block has.
  */
 export class CollectingBackend extends SketchCudaBackend {
   /** Launches by source, names and kernel: one of each. */
@@ -63,6 +64,9 @@ export class CollectingBackend extends SketchCudaBackend {
       scratch: () => 2 ** 33,
       scoped: (body) => body(),
       launch: (launch) => {
+        const most = sharedLimit(computeCapability);
+        if ((launch.sharedBytes ?? 0) > most)
+          throw new Error(`${launch.kernel} wants ${launch.sharedBytes} bytes of shared memory; a block has ${most}`);
         this.launches.set(
           JSON.stringify([launch.file, launch.defines, launch.kernel, launch.sharedBytes ?? 0]),
           launch,

@@ -59,7 +59,7 @@ test("files run side by side, and are reported in order", { skip }, () => {
     stdout,
     /a\.test\.js: 1 passed, 0 failed, 1 skipped\nb\.test\.js: 1 passed.*\n2 passed, 0 failed, 1 skipped\n/,
   );
-  assert.match(log, /# a\.test\.js\nok +\d+ ms {2}slow\nskip .*\n[^]*# b\.test\.js\nok .*passes \(CUDA\)/);
+  assert.match(log, /# a\.test\.js\nok +\d+ ms {2}slow\nskip .*\n[\s\S]*# b\.test\.js\nok .*passes \(CUDA\)/);
 });
 
 test("a failure, a crash, a file out of time and one without tests are no success", { skip }, () => {
@@ -74,7 +74,7 @@ test("a failure, a crash, a file out of time and one without tests are no succes
     const { status, stdout, log } = run({ [name]: body, fine: PASSING }, ["--jobs", "2", "--limit", "2"]);
     assert.equal(status, 1, `${name}: ${stdout}`);
     assert.match(stdout, said);
-    assert.match(log, said.source.startsWith("is wrong") ? /two is not three[^]*at / : said);
+    assert.match(log, said.source.startsWith("is wrong") ? /two is not three[\s\S]*at / : said);
   }
   const none = run({ fine: PASSING }, ["nothing"]);
   assert.equal(none.status, 1);
@@ -87,7 +87,7 @@ test("the sanitizer's errors are counted, and a run of it that checked nothing i
   const files = { ops, "model.is.not.sanitized": PASSING };
   const clean = run(files, ["--sanitize"], { SUMMARY: "========= ERROR SUMMARY: 0 errors" });
   assert.equal(clean.status, 0, clean.stdout);
-  assert.match(clean.stdout, /fake --tool memcheck .*\n[^]*2 passed, 0 failed, 0 skipped, memcheck: 0 errors\n/);
+  assert.match(clean.stdout, /fake --tool memcheck .*\n[\s\S]*2 passed, 0 failed, 0 skipped, memcheck: 0 errors\n/);
   const wrong = run(files, ["--sanitize"], { SUMMARY: "========= ERROR SUMMARY: 3 errors" });
   assert.equal(wrong.status, 1);
   assert.match(wrong.stdout, /memcheck: 3 errors/);
@@ -95,7 +95,7 @@ test("the sanitizer's errors are counted, and a run of it that checked nothing i
     SUMMARY: "========= RACECHECK SUMMARY: 2 hazards displayed (2 errors, 0 warnings)",
   });
   assert.equal(races.status, 1);
-  assert.match(races.stdout, /--tool racecheck[^]*1 passed, 0 failed, \d skipped, racecheck: 2 errors/);
+  assert.match(races.stdout, /--tool racecheck[\s\S]*1 passed, 0 failed, \d skipped, racecheck: 2 errors/);
   assert.match(run(files, ["--sanitize"], { SUMMARY: "" }).stdout, /gave no summary/);
   const unmatched = run(files, ["--sanitize", "--pattern", "no such"], {
     SUMMARY: "========= ERROR SUMMARY: 0 errors",

@@ -1,5 +1,6 @@
 import type { Node, Value } from "../../graph/graph.ts";
 import { loraGradProducts } from "../../ops/lora-grad.ts";
+import { sharedLimit } from "./attention-tiles.ts";
 import { cType, type Defines, float, int, long, pointer } from "./kernels.ts";
 import { colsOf, floatOf, type Lower, type Lowering, number, rowsOf, spread } from "./lowering.ts";
 
@@ -8,8 +9,10 @@ const MMA_CAPABILITY = 80;
 /** Rows from which one visit of dy is worth sums of parts. */
 const MANY_ROWS = 1024;
 const MOST_RANK = 32;
-/** Columns and rows of a block's tile, tiles under way, bytes of padding of their rows (lora_grad.cu). */
-const [SLAB, ROWS, STAGES, PAD] = [512, 32, 3, 8];
+/** Columns and rows of a block's tile, and padding of its rows in elements (lora_grad.cu). */
+const [SLAB, ROWS, PAD] = [512, 32, 8];
+/** Tiles under way. */
+const STAGES = [3, 2] as const;
 /** Rows of a run, at least. */
 const SHORTEST_RUN = 64;
 
@@ -18,11 +21,13 @@ export function lowerLoraGrad(node: Node, to: Lowering, lowerProduct: Lower): vo
   const [dy, b, low] = node.inputs as [Value, Value, Value];
   const [rows, n, r] = [rowsOf(dy), colsOf(dy), colsOf(b)];
   const fits = dy.dtype !== "f32" && low.dtype === dy.dtype && b.dtype === "f32" && r % 8 === 0 && n % 8 === 0;
-  if (!fits || r > MOST_RANK || rows < MANY_ROWS || to.computeCapability < MMA_CAPABILITY) {
+  const sharedBytes = (stages: number): number => 2 * stages * ROWS * (SLAB + r + 2 * PAD) + 4 * 4 * ROWS * r;
+  const stages = STAGES.find((count) => sharedBytes(count) <= sharedLimit(to.computeCapability));
+  if (!fits || !stages || r > MOST_RANK || rows < MANY_ROWS || to.computeCapability < MMA_CAPABILITY) {
     for (const product of loraGradProducts(node)) to.scoped(() => lowerProduct(product, to));
     return;
   }
-  const defines = { T: cType(floatOf(dy)), NR: r / 8 };
+  const defines = { T: cType(floatOf(dy)), NR: r / 8, STAGES: stages };
   const slabs = Math.ceil(n / SLAB);
   const runs = Math.max(1, Math.min(Math.floor((2 * to.multiprocessors) / slabs), Math.ceil(rows / SHORTEST_RUN)));
   const run = Math.ceil(rows / runs / ROWS) * ROWS;
@@ -36,7 +41,7 @@ export function lowerLoraGrad(node: Node, to: Lowering, lowerProduct: Lower): vo
     kernel: "lora_grad",
     grid: [slabs, groups],
     threads: 256,
-    sharedBytes: 2 * STAGES * ROWS * (SLAB + r + 2 * PAD) + 4 * 4 * ROWS * r,
+    sharedBytes: sharedBytes(stages),
     args: [long(rows), int(n), int(r), long(run), ...at, pointer(lowParts), pointer(bParts)],
   });
   const [dlow, db] = node.outputs.map((value) => pointer(to.address(value)));

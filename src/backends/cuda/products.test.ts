@@ -130,3 +130,17 @@ for (const [dtype, capability] of [
     await grpo.train();
   });
 }
+
+for (const capability of [75, 80, 86, 89, 90, 100, 120]) {
+  test(`blocks have the shared memory that kernels want, compute capability ${capability / 10}`, async () => {
+    for (const r of [8, 32]) {
+      for (const head_dim of [64, 256]) {
+        const backend = new CollectingBackend(capability < 80 ? "f16" : "bf16", capability);
+        const model = tinyModel(backend, "qwen3", { ...wide, head_dim, intermediate_size: 512 });
+        await step(model, (await getPeftModel(model, { r, targetModules: ALL })).trainable());
+        const own = [...backend.launches.values()].some(({ file }) => file === "lora_grad");
+        assert.equal(own, capability >= 80);
+      }
+    }
+  });
+}

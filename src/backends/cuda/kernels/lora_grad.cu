@@ -1,10 +1,9 @@
 // Both gradients of a low-rank update in one visit of dy[rows, n], for tensor cores (Ampere on): dlow = alpha·dy·B and
-// dB = alpha·dyᵀ·low, B f32 [n, r], low [rows, r]. T: bf16 or f16; NR: r / 8, at most 4.
+// dB = alpha·dyᵀ·low, B f32 [n, r], low [rows, r]. T: bf16 or f16; NR: r / 8, at most 4; STAGES: 2, or 3 where they fit.
 // A block takes SLAB columns of a run of rows, ROWS at a time from a ring of STAGES in shared memory. Its dlow is a part
 // of the sum over slabs, its dB a part of that over runs of rows; lora_grad_sum adds the parts in order.
 #define SLAB 512
 #define ROWS 32
-#define STAGES 3
 #define R (8 * NR)
 #define PITCH (SLAB + 8)      // so that eight rows are in different banks
 #define LOW_PITCH (R + 8)
