@@ -24,7 +24,17 @@ export async function locateModel(modelName: string, options: LocateOptions = {}
   const path = resolve(modelName);
   if (existsSync(path)) return { path, nameOrPath: path };
   const { onDownload = downloadLines(modelName), ...rest } = options;
-  return { path: await resolveModel(modelName, { ...rest, onProgress: onDownload }), nameOrPath: modelName };
+  try {
+    return { path: await resolveModel(modelName, { ...rest, onProgress: onDownload }), nameOrPath: modelName };
+  } catch (error) {
+    if (!(error instanceof HubError)) throw error;
+    const { code, status, transient, cause } = error;
+    throw new HubError(code, `no file or folder "${modelName}" is here; ${error.message}`, {
+      status,
+      transient,
+      cause,
+    });
+  }
 }
 
 /** Whether a folder holds an adapter and no model. */

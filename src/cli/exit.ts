@@ -1,3 +1,4 @@
+import { inspect } from "node:util";
 import { CommanderError } from "commander";
 import { TrainingInterrupted } from "../train/interrupt.ts";
 import { OptionError } from "../util/options.ts";
@@ -30,5 +31,5 @@ export function errorText(error: unknown, debug: boolean): string | null {
   // Commander has printed its own message, or it was --help.
   if (error instanceof CommanderError || error instanceof SilentExit) return null;
   if (!(error instanceof Error)) return `unsloth: ${String(error)}\n`;
-  return `unsloth: ${debug ? (error.stack ?? error.message) : error.message}\n`;
+  return `unsloth: ${debug ? inspect(error) : error.message}\n`;
 }

@@ -1,5 +1,6 @@
 import { type Command, Option } from "commander";
 import type { z } from "zod";
+import { nearest } from "../util/nearest.ts";
 import { BooleanOption } from "./command.ts";
 import { UsageError } from "./exit.ts";
 import { HELP } from "./help-texts.ts";
@@ -34,12 +35,26 @@ export function choicesOf(schema: z.ZodType): string[] {
   return issue?.code === "invalid_value" ? issue.values.map(String) : [];
 }
 
+/** The words a field takes, beside which it may take numbers, booleans or lists. */
+export function wordsOf(schema: z.ZodType): string[] {
+  const words = (issues: readonly z.core.$ZodIssue[]): string[] =>
+    issues.flatMap((issue) => {
+      if (issue.code === "invalid_union") return issue.errors.flatMap(words);
+      return issue.code === "invalid_value" && issue.path.length === 0 ? issue.values.map(String) : [];
+    });
+  return words(schema.safeParse("\u0000").error?.issues ?? []);
+}
+
 /** The flag of a field; its help shows `fallback`, or the schema's default. */
 export function schemaFlag(name: string, schema: z.ZodType, fallback?: unknown): Option {
   const kind = kindOf(schema);
   const flag = `--${kebab(name)}`;
   const description = describe(name, schema, fallback ?? schema.safeParse(undefined).data);
-  if (kind === "boolean") return new BooleanOption(flag, description, (word) => takes(schema, word));
+  if (kind === "boolean") {
+    // A slip in one of a few words is that word's, and no argument of the command.
+    const isWord = (word: string): boolean => takes(schema, word) || nearest(word, wordsOf(schema)) !== null;
+    return new BooleanOption(flag, description, (word) => !word.startsWith("-") && isWord(word));
+  }
   const value = { list: "a,b,…", json: "json", number: "number", string: "text" }[kind];
   return new Option(`${flag} <${value}>`, description);
 }

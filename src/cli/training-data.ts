@@ -14,7 +14,7 @@ import { resolveDataset } from "../hub/index.ts";
 import type { Tokenizer } from "../tokenizer/index.ts";
 import { recipeOptions } from "../train/sft.ts";
 import { parseSft } from "../train/sft-config.ts";
-import { loadRows } from "./data-source.ts";
+import { holdOutRows, loadRows } from "./data-source.ts";
 import { required, type TrainSettings } from "./settings/train-settings.ts";
 import { progressLine } from "./terminal.ts";
 
@@ -53,8 +53,7 @@ export async function openTrainingData(settings: TrainSettings): Promise<OpenedD
   if (!streaming) {
     const all = await loadRows(source, data.split);
     const held = evalSource !== null ? await loadRows(evalSource, data.evalSplit) : undefined;
-    const rows =
-      held === undefined && data.evalSize !== null ? all.trainTestSplit({ testSize: data.evalSize, seed }) : null;
+    const rows = held === undefined && data.evalSize !== null ? holdOutRows(all, data.evalSize, seed) : null;
     const ready = { trainDataset: rows?.train ?? all, evalDataset: rows?.test ?? held };
     return { ready: () => Promise.resolve(ready) };
   }

@@ -32,6 +32,15 @@ test("a failed write leaves the old file and throws what failed", async (t) => {
   await assert.rejects(atomicWriteFile(join(folder, "none", "a"), ""), /ENOENT/);
 });
 
+test("a full disk's error names the file", async (t) => {
+  const path = join(temporaryFolder(t), "a");
+  const full = Object.assign(new Error("ENOSPC: no space left on device, write"), { code: "ENOSPC" });
+  await assert.rejects(
+    writeAtomically(path, () => Promise.reject(full)),
+    { code: "ENOSPC", message: `${path} cannot be written: ENOSPC: no space left on device, write` },
+  );
+});
+
 test("a process killed in the middle of a write leaves the old file", (t) => {
   const folder = temporaryFolder(t);
   const path = join(folder, "a");

@@ -7,7 +7,7 @@ const CHUNK_BYTES = 32 * 2 ** 20;
 /**
  * Replaces `path` by `data`, or leaves it as it was: a reader, or a crash or power cut at any moment, sees the old file
  * or the whole new one. Text is written as UTF-8. A symbolic link at `path` is replaced, not followed.
- * Throws the file system's error; the temporary file is then removed.
+ * Throws the file system's error, naming `path`; the temporary file is then removed.
  */
 export function atomicWriteFile(path: string, data: Uint8Array | string): Promise<void> {
   return writeAtomically(path, (file) => writeAll(file, typeof data === "string" ? Buffer.from(data) : data));
@@ -29,9 +29,18 @@ export async function writeAtomically(path: string, write: (file: FileHandle) =>
     await rename(temporary, path);
   } catch (error) {
     await rm(temporary, { force: true });
-    throw error;
+    throw named(error, path);
   }
   await syncFolder(dirname(path));
+}
+
+/** A disk that is full says so without saying which file was being written. */
+function named(error: unknown, path: string): unknown {
+  const isSystems = error instanceof Error && typeof (error as NodeJS.ErrnoException).code === "string";
+  if (isSystems && (error as NodeJS.ErrnoException).path === undefined) {
+    error.message = `${path} cannot be written: ${error.message}`;
+  }
+  return error;
 }
 
 /** Appends all of `data` at the file's current position, however few bytes each call to the system takes. */

@@ -30,6 +30,10 @@ export const GRPO: CliMethod = {
     const names = own.rewardFuncs as string | readonly string[] | undefined;
     if (names === undefined)
       throw new UsageError("reward_funcs is missing: give --reward-funcs NAME or FILE.mjs#function");
-    return new GRPOTrainer({ ...parts, rewardFuncs: await loadRewards([names].flat()), args: new GRPOConfig(options) });
+    return new GRPOTrainer({
+      ...parts,
+      rewardFuncs: await loadRewards([names].flat(), parts.trainDataset),
+      args: new GRPOConfig(options),
+    });
   },
 };

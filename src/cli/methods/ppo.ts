@@ -26,7 +26,7 @@ export const PPO: CliMethod = {
     if (names.length !== 1)
       throw new UsageError("reward_funcs: ppo takes one: --reward-funcs NAME or FILE.mjs#function");
     if (!(model instanceof PeftModel)) throw new UsageError("ppo trains an adapter: leave fullFinetuning out");
-    const [rewardModel] = await loadRewards(names);
+    const [rewardModel] = await loadRewards(names, parts.trainDataset);
     await addValueAdapter(model);
     return new PPOTrainer({ ...parts, model, rewardModel: rewardModel!, args: new PPOConfig(options) });
   },

@@ -1,5 +1,7 @@
+import { existsSync } from "node:fs";
 import { resolve } from "node:path";
 import { pathToFileURL } from "node:url";
+import type { Dataset } from "../../data/index.ts";
 import { reason } from "../../formats/errors.ts";
 import type { RewardFunction, TextOrMessages } from "../../train/rl/rewards.ts";
 import { nearest } from "../../util/nearest.ts";
@@ -8,11 +10,11 @@ import { UsageError } from "../exit.ts";
 /** Rewards that need no code: they compare completions with the data's column "answer". */
 const BUILT_IN: Readonly<Record<string, RewardFunction>> = {
   exact_match: function exact_match(batch) {
-    const answers = answersOf("exact_match", batch);
+    const answers = answersOf(batch);
     return batch.completions.map((completion, i) => (textOf(completion).trim() === answers[i]!.trim() ? 1 : 0));
   },
   number_match: function number_match(batch) {
-    const answers = answersOf("number_match", batch);
+    const answers = answersOf(batch);
     return batch.completions.map((completion, i) => {
       const [found, wanted] = [lastNumber(textOf(completion)), lastNumber(answers[i]!)];
       return found !== null && found === wanted ? 1 : 0;
@@ -23,10 +25,25 @@ const BUILT_IN: Readonly<Record<string, RewardFunction>> = {
 /**
  * Reward functions by name: "exact_match" and "number_match" (the last number; thousands separators left out) against the
  * column "answer", or "FILE.mjs#name", a function that a module exports ("FILE.mjs" alone: its default, or its only one).
- * Throws UsageError naming what is missing.
+ * Throws UsageError naming what is missing, a column of `data` included.
  */
-export async function loadRewards(names: readonly string[]): Promise<RewardFunction[]> {
-  return Promise.all(names.map((name) => BUILT_IN[name] ?? fromModule(name)));
+export async function loadRewards(names: readonly string[], data: Dataset): Promise<RewardFunction[]> {
+  return Promise.all(
+    names.map((name) => {
+      const builtIn = Object.hasOwn(BUILT_IN, name) ? BUILT_IN[name]! : null;
+      if (builtIn) checkAnswers(name, data);
+      return builtIn ?? fromModule(name);
+    }),
+  );
+}
+
+function checkAnswers(name: string, data: Dataset): void {
+  for (const { row, where } of data.located()) {
+    if (row.answer !== undefined && row.answer !== null) continue;
+    throw new UsageError(
+      `reward_funcs: ${name} compares with the column "answer"; ${where} has only ${JSON.stringify(Object.keys(row))}`,
+    );
+  }
 }
 
 async function fromModule(name: string): Promise<RewardFunction> {
@@ -38,6 +55,9 @@ async function fromModule(name: string): Promise<RewardFunction> {
     throw new UsageError(
       `reward_funcs: unknown reward "${name}"${hint} (there are ${Object.keys(BUILT_IN).join(", ")}, or FILE.mjs#function)`,
     );
+  }
+  if (!existsSync(file)) {
+    throw new UsageError(`reward_funcs: ${file}: there is no such file (looked for in ${process.cwd()})`);
   }
   let module: Readonly<Record<string, unknown>>;
   try {
@@ -55,11 +75,7 @@ async function fromModule(name: string): Promise<RewardFunction> {
   );
 }
 
-function answersOf(name: string, batch: Readonly<Record<string, unknown>>): string[] {
-  const { answer } = batch;
-  if (Array.isArray(answer)) return answer.map(String);
-  throw new UsageError(`reward_funcs: ${name} compares with the column "answer", which the data has not`);
-}
+const answersOf = ({ answer }: Readonly<Record<string, unknown>>): string[] => (answer as unknown[]).map(String);
 
 const textOf = (completion: TextOrMessages): string =>
   typeof completion === "string"

@@ -3,7 +3,7 @@ import type { TrainerCallback } from "../../train/callbacks.ts";
 import { EarlyStoppingCallback } from "../../train/early-stopping.ts";
 import { batchShape, planBatch } from "../../train/step-programs.ts";
 import type { Trainer } from "../../train/trainer.ts";
-import { loadRows } from "../data-source.ts";
+import { holdOutRows, loadRows } from "../data-source.ts";
 import { UsageError } from "../exit.ts";
 import { type MethodSettings, required } from "../settings/train-settings.ts";
 import {
@@ -58,10 +58,14 @@ export async function methodRows(method: CliMethod, { data, args }: MethodSettin
   if (data.streaming) throw new UsageError(`streaming: ${method.name} keeps its rows in memory; leave it out`);
   const source = required(data.data, "data", "FILE");
   const all = await loadRows(source, data.split);
+  if (all.length === 0) {
+    const part = data.split === undefined ? "" : ` (split ${data.split})`;
+    throw new UsageError(`data: ${[source].flat().join(", ")}${part} has no rows: expected ${method.rows}`);
+  }
   const from = data.evalData ?? (data.evalSplit === undefined ? null : source);
   if (from !== null) return { trainDataset: all, evalDataset: await loadRows(from, data.evalSplit) };
   if (data.evalSize === null) return { trainDataset: all, evalDataset: undefined };
-  const { train, test } = all.trainTestSplit({ testSize: data.evalSize, seed: args.seed as number });
+  const { train, test } = holdOutRows(all, data.evalSize, args.seed as number);
   return { trainDataset: train, evalDataset: test };
 }
 

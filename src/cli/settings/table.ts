@@ -3,7 +3,7 @@ import { nearest } from "../../util/nearest.ts";
 import { camelCase } from "../../util/options.ts";
 import type { CliCommand } from "../command.ts";
 import { UsageError } from "../exit.ts";
-import { flagValue, kebab, optionKey, schemaFlag, snake } from "../flags.ts";
+import { flagValue, kebab, optionKey, schemaFlag, snake, wordsOf } from "../flags.ts";
 import type { ConfigEntry } from "./config-file.ts";
 
 /** Options that belong together: a section of a configuration file, a heading of --help. */
@@ -139,15 +139,20 @@ export class SettingsTable {
   }
 
   private checked(given: GivenSetting): GivenSetting {
-    const result = this.settings.get(given.name)!.schema.safeParse(given.value);
+    const { schema } = this.settings.get(given.name)!;
+    const result = schema.safeParse(given.value);
     if (result.success) return given;
     const issue = result.error.issues[0]!;
     const inside = issue.path.length > 0 ? `${issue.path.join(".")}: ` : "";
-    const choices = issue.code === "invalid_value" ? issue.values.map(String) : [];
+    const isWord = typeof given.value === "string" && issue.path.length === 0;
+    const choices = issue.code === "invalid_value" ? issue.values.map(String) : isWord ? wordsOf(schema) : [];
     const close = typeof given.value === "string" ? nearest(given.value, choices) : null;
     const found = `found ${JSON.stringify(given.value)}`;
     const hint = close ? `; did you mean "${close}"?` : numberHint(given.value, issue);
-    const message = issue.message.replace(/^Invalid (input|option): /, "");
+    const message =
+      issue.code === "invalid_union" && choices.length > 0
+        ? `expected one of ${choices.join("|")}`
+        : issue.message.replace(/^Invalid (input|option): /, "");
     throw new UsageError(`${given.where}: ${inside}${message}, ${found}${hint}`);
   }
 }
