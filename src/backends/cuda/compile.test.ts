@@ -66,11 +66,15 @@ for (const [dtype, capability] of [
   ["f16", 75],
   ["bf16", 80],
   ["bf16", 90],
+  ["bf16", 120],
 ] as const) {
   // The oldest cards are what nobody here has; the others take minutes to compile for, and are, by npm run test:gpu compile.
   const rest = dtype === "f16" || process.env.UNSLOTH_TEST_GPU === "1" ? false : "npm run test:gpu compile";
   const name = `kernels compile for compute capability ${capability / 10}, activations in ${dtype}`;
-  test(name, { skip: skip || rest }, async (t) => {
+  // Blackwell's came with NVRTC 12.8.
+  const [major, minor] = nvrtc?.version ?? [0, 0];
+  const older = capability > 90 && 100 * major + minor < 1208 ? `NVRTC ${major}.${minor} is older` : false;
+  test(name, { skip: skip || rest || older }, async (t) => {
     const launches = await launchesOf(dtype, capability);
     assert.ok(launches.length > 40, `${launches.length} kernels`);
     const modules = new Map(launches.map(({ file, defines }) => [JSON.stringify([file, defines]), { file, defines }]));
