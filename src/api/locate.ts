@@ -27,7 +27,7 @@ export async function locateModel(modelName: string, options: LocateOptions = {}
   try {
     return { path: await resolveModel(modelName, { ...rest, onProgress: onDownload }), nameOrPath: modelName };
   } catch (error) {
-    if (!(error instanceof HubError)) throw error;
+    if (!(error instanceof HubError) || error.code === "invalid-id") throw error;
     const { code, status, transient, cause } = error;
     throw new HubError(code, `no file or folder "${modelName}" is here; ${error.message}`, {
       status,
