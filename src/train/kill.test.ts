@@ -1,64 +1,24 @@
 import assert from "node:assert/strict";
-import { type ChildProcess, fork } from "node:child_process";
 import { existsSync, readdirSync } from "node:fs";
 import { basename, join } from "node:path";
 import { after, test } from "node:test";
-import { fileURLToPath } from "node:url";
 import { Rng } from "../util/rng.ts";
+import { BUILT, Child } from "./child.test.support.ts";
 import { ARGS, type Order, type Report, trainingRows } from "./kill-child.test.support.ts";
 import { inFolder, openBackend, quietTrainer, tinyPeft, trainedBytes } from "./tiny-training.test.support.ts";
 import type { Trainer } from "./trainer.ts";
 
-/** From the built files, or from the source through tsx, where a process takes seconds to load. */
-const BUILT = import.meta.url.endsWith(".js");
-const CHILD = fileURLToPath(new URL(`./kill-child.test.support.${BUILT ? "js" : "ts"}`, import.meta.url));
-
-/** A process that has loaded everything and waits for its orders. */
-class Child {
-  readonly process: ChildProcess = fork(CHILD, { stdio: ["ignore", "inherit", "inherit", "ipc"] });
-  readonly reports: Report[] = [];
-  readonly exit: Promise<{ code: number | null; signal: NodeJS.Signals | null }>;
-  private wake = (): void => undefined;
-
-  constructor() {
-    this.process.on("message", (message: Report) => {
-      this.reports.push(message);
-      this.wake();
-    });
-    this.exit = new Promise((resolve) => {
-      this.process.on("exit", (code, signal) => {
-        resolve({ code, signal });
-        this.wake();
-      });
-    });
-  }
-
+class TrainingChild extends Child<Order, Report> {
   /** The first report of a kind, from a step on; or that it failed. */
-  async until(kind: Report["kind"], step = 0): Promise<Report> {
-    for (;;) {
-      const found = this.reports.find(
-        (report) => report.kind === "failed" || (report.kind === kind && (!("step" in report) || report.step >= step)),
-      );
-      if (found) return found;
-      if (this.process.exitCode !== null || this.process.signalCode !== null) {
-        throw new Error(`the process ended before "${kind}": ${JSON.stringify(this.reports)}`);
-      }
-      await new Promise<void>((resolve) => {
-        this.wake = resolve;
-      });
-    }
-  }
-
-  async order(order: Order): Promise<void> {
-    await this.until("ready");
-    this.process.send(order);
+  report(kind: Report["kind"], step = 0): Promise<Report> {
+    return this.until((report) => report.kind === kind && (!("step" in report) || report.step >= step));
   }
 }
 
 /** One is started ahead of need: loading takes longer than what is tested. */
-const waiting: Child[] = [];
-const next = (): Child => {
-  while (waiting.length < 2) waiting.push(new Child());
+const waiting: TrainingChild[] = [];
+const next = (): TrainingChild => {
+  while (waiting.length < 2) waiting.push(new TrainingChild("kill-child"));
   return waiting.shift()!;
 };
 after(() => {
@@ -82,15 +42,15 @@ test(`killed ${KILLS} times at random moments, a training loses nothing that was
     for (let kill = 0; kill < KILLS; kill++) {
       const child = next();
       await child.order(order);
-      const begun = await child.until("begun");
+      const begun = await child.report("begun");
       assert.ok(begun.kind === "begun", JSON.stringify(begun));
       assert.ok(begun.step >= saved, `kill ${kill}: went on from step ${begun.step}, though ${saved} was saved`);
       const steps = begun.step + 1 + random.below(STEPS);
-      await child.until("stepped", steps);
+      await child.report("stepped", steps);
       const stepped = performance.now();
       // The first tells how long a checkpoint takes here; the others are killed within that time, or a little later.
       if (kill === 0) {
-        await child.until("saved", steps);
+        await child.report("saved", steps);
         saving = performance.now() - stepped;
       } else await wait(random.float() * 1.3 * saving);
       child.process.kill("SIGKILL");
@@ -102,7 +62,7 @@ test(`killed ${KILLS} times at random moments, a training loses nothing that was
     const child = next();
     const maxSteps = saved + 5;
     await child.order({ ...order, maxSteps });
-    const finished = await child.until("finished");
+    const finished = await child.report("finished");
     assert.deepEqual(finished, { kind: "finished", step: maxSteps });
     await child.exit;
     const left = readdirSync(outputDir).sort();
@@ -129,9 +89,9 @@ for (const signal of ["SIGINT", "SIGTERM"] as const) {
     await inFolder(async (outputDir) => {
       const child = next();
       await child.order({ outputDir, maxSteps: 1000, saveStrategy: "no", stepTime: 5 });
-      await child.until("stepped");
+      await child.report("stepped");
       child.process.kill(signal);
-      const report = await child.until("interrupted");
+      const report = await child.report("interrupted");
       assert.ok(report.kind === "interrupted", JSON.stringify(report));
       assert.ok(report.step >= 1 && report.step < 1000);
       assert.equal(basename(report.checkpoint), `checkpoint-${report.step}`);
@@ -139,7 +99,7 @@ for (const signal of ["SIGINT", "SIGTERM"] as const) {
       assert.equal((await child.exit).code, 0);
       const resumed = next();
       await resumed.order({ outputDir, maxSteps: report.step + 1, saveStrategy: "no", stepTime: 0 });
-      assert.deepEqual(await resumed.until("begun"), { kind: "begun", step: report.step });
+      assert.deepEqual(await resumed.report("begun"), { kind: "begun", step: report.step });
       await resumed.exit;
     });
   });
@@ -149,7 +109,7 @@ test("a second SIGINT stops at once", { timeout: 60_000 }, async () => {
   await inFolder(async (outputDir) => {
     const child = next();
     await child.order({ outputDir, maxSteps: 2, saveStrategy: "no", stepTime: 60_000 });
-    await child.until("stepped");
+    await child.report("stepped");
     child.process.kill("SIGINT");
     // The same signal twice in a row would be delivered once.
     await wait(300);
