@@ -21,6 +21,8 @@ export interface TensorOptions {
    * rows.
    */
   readonly host?: boolean;
+  /** Multiply with it in the type of the activations even where other weights are multiplied in 8 bits. */
+  readonly precise?: boolean;
 }
 
 /** A tensor in a backend's memory. */

@@ -4,16 +4,21 @@ import { differentiate } from "../../graph/autodiff.ts";
 import { Graph } from "../../graph/graph.ts";
 import { plan } from "../../graph/plan.ts";
 import type { DType } from "../../graph/types.ts";
+import { loadModel } from "../../models/load/load.ts";
 import { add } from "../../ops/add.ts";
 import { cast } from "../../ops/cast.ts";
 import { constantOp, mul } from "../../ops/elementwise.ts";
 import { linear, matmul } from "../../ops/matmul.ts";
 import { sum } from "../../ops/reduce.ts";
+import { EMBEDDED_MODEL } from "../../quickstart/quickstart.ts";
 import { randomFloats, relativeError } from "../../testing/kernels.ts";
 import { CudaBackend } from "./backend.ts";
+import { CollectingBackend } from "./collect.test.support.ts";
 import { e4m3, multiplyTransposed, roundToBf16, throughE4m3, transposed } from "./fp8.test.support.ts";
 import { gpu, skip as noGpu } from "./gpu.test.support.ts";
+import { SketchCudaBackend } from "./sketch.ts";
 import { cudaStatus } from "./status.ts";
+import type { CudaTensor } from "./tensor.ts";
 
 const capability = cudaStatus().devices[0]?.computeCapability ?? 0;
 const skip = noGpu || (capability < 89 ? "no e4m3 on this card" : false);
@@ -96,6 +101,28 @@ test("the host's e4m3 rounds to nearest, ties to even, and saturates", () => {
     [-3 * 2 ** -10, -(2 ** -8)],
   ] as const;
   for (const [x, want] of cases) assert.equal(e4m3(x), want, `${x}`);
+});
+
+test("a weight that is to be precise is not multiplied in e4m3, others are", async () => {
+  const backend = new CollectingBackend("bf16", 90, true);
+  const inputs = [false, true].map((precise) => {
+    const tensor = backend.createTensor("w", "bf16", [N, K], { role: "weight", precise });
+    const graph = new Graph();
+    const x = cast(graph.input("x", "f32", [M, K]), "bf16");
+    graph.output("y", matmul(x, graph.use(tensor), { transB: true }));
+    backend.products.clear();
+    backend.compile(plan(graph, { workspaceOf: backend.workspaceOf, rates: backend.rates }));
+    return [...backend.products.values()].map(({ input }) => input);
+  });
+  assert.deepEqual(inputs, [["e4m3"], ["bf16"]]);
+});
+
+test("the first and the last layer of a loaded model are to be precise", async () => {
+  using model = await loadModel({ path: EMBEDDED_MODEL, backend: new SketchCudaBackend({ computeDtype: "bf16" }) });
+  const precise = [...model.parameters.values()]
+    .filter((tensor) => (tensor as CudaTensor).precise)
+    .map(({ name }) => Number(/layers\.(\d+)/.exec(name)?.[1]));
+  assert.deepEqual([...new Set(precise)], [0, model.config.layers - 1]);
 });
 
 test("a layer's output and its input's gradient are those of row-wise e4m3 on the host (CUDA)", { skip }, async () => {

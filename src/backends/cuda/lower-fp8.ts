@@ -18,7 +18,7 @@ export interface Fp8Rows {
 export function inFp8(to: Lowering, x: Value, weight: Value): boolean {
   if (!to.fp8 || x.dtype !== "bf16" || rowsOf(x) < MANY_ROWS) return false;
   // A trained weight is f32, and a value that is computed is no weight.
-  if (weight.kind !== "tensor" || weight.dtype === "f32") return false;
+  if (weight.kind !== "tensor" || weight.dtype === "f32" || to.tensor(weight).precise) return false;
   return [rowsOf(x), rowsOf(weight), colsOf(weight)].every((extent) => extent % MULTIPLE === 0);
 }
 

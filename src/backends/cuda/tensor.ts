@@ -19,6 +19,8 @@ export class CudaTensor implements DeviceTensor {
   private readonly addresses = new Map<PartName, DevicePointer>();
   /** In page-locked memory of the host. */
   readonly host: boolean;
+  /** Never multiplied in 8 bits. */
+  readonly precise: boolean;
   private readonly released: (tensor: CudaTensor) => void;
 
   constructor(
@@ -35,6 +37,7 @@ export class CudaTensor implements DeviceTensor {
     this.shape = shape;
     this.role = options.role;
     this.host = options.host ?? false;
+    this.precise = options.precise ?? false;
     this.released = released;
     const layout = tensorLayout(dtype, shape, options);
     this.quantization = layout.quantization;

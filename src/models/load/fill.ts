@@ -31,10 +31,15 @@ export async function createParameters(
   const tensors = new Map<string, DeviceTensor>();
   const total = parameters.reduce((sum, { weight }) => sum + weight.fileBytes, 0);
   let done = 0;
+  const layers = parameters.map(({ spec }) => layerOf(spec.name));
+  const last = Math.max(...layers);
   try {
-    for (const parameter of parameters) {
+    for (const [i, parameter] of parameters.entries()) {
       const { spec, dtype, quantization, weight, host = false } = parameter;
-      const tensor = backend.createTensor(spec.name, dtype, spec.shape, { role: "weight", host, ...quantization });
+      // Where products are in 8 bits, those of the first and the last layer lose more than others.
+      const precise = layers[i] === 0 || layers[i] === last;
+      const about = { role: "weight", host, precise, ...quantization } as const;
+      const tensor = backend.createTensor(spec.name, dtype, spec.shape, about);
       tensors.set(spec.name, tensor);
       await fill(backend, tensor, parameter, options.signal);
       done += weight.fileBytes;
@@ -46,6 +51,9 @@ export async function createParameters(
     throw error;
   }
 }
+
+/** The layer that a parameter belongs to; −1: none. */
+const layerOf = (name: string): number => Number(/^model\.layers\.(\d+)\./.exec(name)?.[1] ?? -1);
 
 async function fill(
   backend: Backend,
