@@ -30,6 +30,10 @@ export function exitCodeOf(error: unknown): number {
 export function errorText(error: unknown, debug: boolean): string | null {
   // Commander has printed its own message, or it was --help.
   if (error instanceof CommanderError || error instanceof SilentExit) return null;
+  if (error instanceof TrainingInterrupted) {
+    const { step, checkpoint } = error;
+    return `unsloth: training was interrupted after step ${step}; the same command with --resume goes on from ${checkpoint}\n`;
+  }
   if (!(error instanceof Error)) return `unsloth: ${String(error)}\n`;
   return `unsloth: ${debug ? inspect(error) : error.message}\n`;
 }

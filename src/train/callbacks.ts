@@ -64,6 +64,9 @@ export interface TrainerCallback {
   onPredictionStep?: Handler;
   /** After a checkpoint has been saved. */
   onSave?: Handler;
+  /** GRPO and PPO, not Hugging Face's: before completions are generated, scored and rewarded, `completions` of them; and after. */
+  onRolloutBegin?: RowHandler;
+  onRolloutEnd?: RowHandler;
   /** With `restoreState`: what a checkpoint keeps of this callback. */
   saveState?(): CallbackState;
   restoreState?(state: CallbackState): void;

@@ -31,8 +31,8 @@ export class PrinterCallback implements TrainerCallback {
 }
 
 /**
- * In a terminal one line redrawn: steps, loss, tokens/s, memory and time left, below the log rows. Where there is no
- * terminal, the log rows alone.
+ * In a terminal one line redrawn: steps, loss, tokens/s, memory and time left, and whether completions are being generated,
+ * below the log rows. Where there is no terminal, the log rows alone.
  */
 export class ProgressCallback implements TrainerCallback {
   private readonly options: ProgressOptions;
@@ -52,6 +52,14 @@ export class ProgressCallback implements TrainerCallback {
     this.startTokens = state.numInputTokensSeen;
     this.startStep = state.globalStep;
     this.draw(state);
+  }
+
+  onRolloutBegin({ state }: CallbackContext, { completions }: LogRow): void {
+    if (this.startTime > 0) this.draw(state, `, generating ${completions} completions …`);
+  }
+
+  onRolloutEnd({ state }: CallbackContext): void {
+    if (this.startTime > 0) this.draw(state);
   }
 
   onSubstepEnd({ state }: CallbackContext): void {
@@ -75,10 +83,10 @@ export class ProgressCallback implements TrainerCallback {
     this.startTime = 0;
   }
 
-  private draw(state: CallbackContext["state"]): void {
+  private draw(state: CallbackContext["state"], phase = ""): void {
     if (!this.stream.isTTY) return;
     const filled = Math.min(BAR, Math.round((BAR * state.globalStep) / state.maxSteps));
-    this.stream.write(`\r\x1b[K|${"█".repeat(filled)}${" ".repeat(BAR - filled)}| ${this.status(state)}`);
+    this.stream.write(`\r\x1b[K|${"█".repeat(filled)}${" ".repeat(BAR - filled)}| ${this.status(state)}${phase}`);
   }
 
   private status({ globalStep, maxSteps, numInputTokensSeen }: CallbackContext["state"]): string {

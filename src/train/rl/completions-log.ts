@@ -60,6 +60,12 @@ export class CompletionsLog {
   }
 }
 
+/** Prints a table, over the progress bar if there is one. */
+export function printTable(text: string): void {
+  if (process.stderr.isTTY) process.stderr.write("\r\x1b[K");
+  console.log(text);
+}
+
 /** Rows in their order, `count` of them, the same for the same step. */
 function sampled(rows: readonly CompletionRow[], count: number, step: number): CompletionRow[] {
   const chosen = [...new Rng(step).permutation(rows.length)].slice(0, count).sort((a, b) => a - b);

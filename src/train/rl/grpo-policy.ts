@@ -2,6 +2,7 @@ import { type Batch, vectorInput } from "../../data/collate.ts";
 import type { ModelAdapter } from "../../models/adapter.ts";
 import type { CausalLM } from "../../models/model.ts";
 import type { Tokenizer } from "../../tokenizer/index.ts";
+import type { LogRow } from "../callbacks.ts";
 import { InitialAdapter } from "../initial-adapter.ts";
 import type { Forward } from "../loss.ts";
 import { count, record } from "../python-json-reader.ts";
@@ -33,6 +34,9 @@ export interface PolicyParts {
   readonly completions: CompletionsLog;
 }
 
+/** Tells callbacks that completions are being generated. */
+export type EmitRollout = (event: "onRolloutBegin" | "onRolloutEnd", row: LogRow) => Promise<void>;
+
 /** Whether a generation is trained on after the policy has changed: several iterations, or more microbatches than a step. */
 export const trainsOffPolicy = (
   args: Pick<GRPOConfig, "gradientAccumulationSteps" | "stepsPerGeneration" | "numIterations">,
@@ -56,6 +60,7 @@ export class Policy implements GRPOPolicy {
   private readonly generation: GenerationParts;
   private runner: StepRunner | null = null;
   private trainerState: (() => TrainerState) | null = null;
+  private emit: EmitRollout | null = null;
 
   constructor(parts: PolicyParts) {
     const { lm, tokenizer, args, completions, rolloutFunc } = parts;
@@ -83,15 +88,18 @@ export class Policy implements GRPOPolicy {
   }
 
   /** Gives what only a constructed trainer has. */
-  attach(runner: StepRunner, trainerState: () => TrainerState): void {
+  attach(runner: StepRunner, trainerState: () => TrainerState, emit: EmitRollout): void {
     this.runner = runner;
     this.trainerState = trainerState;
+    this.emit = emit;
   }
 
   async generate(rows: readonly PromptRow[], copies: number, seed: number, evaluating: boolean): Promise<Sample[]> {
     const { completions } = this;
     const metrics = evaluating ? this.evalMetrics : this.metrics;
+    await this.emit?.("onRolloutBegin", { completions: rows.length * copies });
     const { samples, tokens } = await generateSamples(this.generation, rows, copies, seed, { metrics, completions });
+    await this.emit?.("onRolloutEnd", { completions: rows.length * copies, tokens });
     if (!evaluating) this.tokensSeen += tokens;
     return samples;
   }

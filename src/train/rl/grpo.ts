@@ -11,7 +11,7 @@ import { InitialAdapter } from "../initial-adapter.ts";
 import { asTrainable } from "../trainable.ts";
 import { type EvalSources, Trainer } from "../trainer.ts";
 import type { TrainOptions, TrainOutput } from "../training-run.ts";
-import { CompletionsLog } from "./completions-log.ts";
+import { CompletionsLog, printTable } from "./completions-log.ts";
 import { GRPOConfig, type GRPOOptions } from "./grpo-config.ts";
 import type { RolloutFunction } from "./grpo-generation.ts";
 import { grpoLoss } from "./grpo-loss.ts";
@@ -93,7 +93,7 @@ export class GRPOTrainer extends Trainer {
       enabled: args.logCompletions,
       most: args.generationBatchSize,
       toPrint: args.numCompletionsToPrint,
-      print: silent ? null : (text) => console.log(text),
+      print: silent ? null : printTable,
     });
     const policy = new Policy({ lm, tokenizer, args, rewards, names, weights, rolloutFunc, reference, completions });
     const evalGenerations = { seed: args.seed, numGenerations: args.numGenerationsEval ?? args.numGenerations };
@@ -121,7 +121,11 @@ export class GRPOTrainer extends Trainer {
     this.policy = policy;
     this.initial = reference instanceof InitialAdapter ? reference : null;
     this.toEvalSource = toEvalSource;
-    policy.attach(this.runner, () => this.state);
+    policy.attach(
+      this.runner,
+      () => this.state,
+      (event, row) => this.emit(event, row),
+    );
   }
 
   /** As Trainer's; the adapter is first copied for the reference, where that is the model as it is now. */

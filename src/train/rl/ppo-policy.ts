@@ -7,6 +7,7 @@ import type { TrainerState } from "../state.ts";
 import type { StepRunner } from "../step.ts";
 import type { CompletionRow } from "./completions-log.ts";
 import type { RolloutFunction } from "./grpo-generation.ts";
+import type { EmitRollout } from "./grpo-policy.ts";
 import { MetricLists } from "./metric-lists.ts";
 import { type Episode, type Experience, estimate } from "./ppo-advantages.ts";
 import { responseBatch } from "./ppo-batches.ts";
@@ -47,6 +48,7 @@ export class PPORollouts implements PPOPolicy {
   private readonly padId: number | null;
   private runner: StepRunner | null = null;
   private trainerState: (() => TrainerState) | null = null;
+  private emit: EmitRollout | null = null;
 
   constructor(parts: PPOPolicyParts) {
     const { lm, tokenizer, args, rolloutFunc } = parts;
@@ -71,15 +73,17 @@ export class PPORollouts implements PPOPolicy {
   }
 
   /** Gives what only a constructed trainer has. */
-  attach(runner: StepRunner, trainerState: () => TrainerState): void {
+  attach(runner: StepRunner, trainerState: () => TrainerState, emit: EmitRollout): void {
     this.runner = runner;
     this.trainerState = trainerState;
+    this.emit = emit;
   }
 
   async rollout(rows: readonly PromptRow[], seed: number): Promise<{ experiences: Experience[]; width: number }> {
     const { args, tokenizer } = this.parts;
     const request = { prompts: rows.map(({ prompt }) => prompt), promptIds: rows.map(({ ids }) => ids) };
     const trainerState = this.trainerState!();
+    await this.emit?.("onRolloutBegin", { completions: rows.length });
     const made = await this.complete({ ...request, numGenerations: 1, seed, trainerState });
     if (made.length !== rows.length) {
       throw new Error(`rolloutFunc gave ${made.length} completions; expected ${rows.length} lists of token ids`);
@@ -91,7 +95,9 @@ export class PPORollouts implements PPOPolicy {
     const eos = tokenizer.eosTokenId;
     const ends = made.reduce((sum, ids) => sum + ids.filter((id) => id === eos).length, 0);
     this.metrics.addAll({ ...metrics, "val/num_eos_tokens": ends });
-    this.tokensSeen += rows.reduce((sum, { ids }, i) => sum + ids.length + responses[i]!.length, 0);
+    const tokens = rows.reduce((sum, { ids }, i) => sum + ids.length + responses[i]!.length, 0);
+    this.tokensSeen += tokens;
+    await this.emit?.("onRolloutEnd", { completions: rows.length, tokens });
     return { experiences, width };
   }
 

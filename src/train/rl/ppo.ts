@@ -5,7 +5,7 @@ import { OptionError } from "../../util/options.ts";
 import type { TrainingArgumentsOptions } from "../arguments.ts";
 import type { LogRow, TrainerCallback } from "../callbacks.ts";
 import { Trainer } from "../trainer.ts";
-import { CompletionsLog } from "./completions-log.ts";
+import { CompletionsLog, printTable } from "./completions-log.ts";
 import type { RolloutFunction } from "./grpo-generation.ts";
 import { PPOConfig, type PPOOptions } from "./ppo-config.ts";
 import { ppoLoss } from "./ppo-loss.ts";
@@ -102,7 +102,11 @@ export class PPOTrainer extends Trainer {
     this.tokenizer = tokenizer;
     this.rollouts = rollouts;
     this.batchSize = args.batchSize;
-    rollouts.attach(this.runner, () => this.state);
+    rollouts.attach(
+      this.runner,
+      () => this.state,
+      (event, row) => this.emit(event, row),
+    );
   }
 
   /** Adds what rollouts and updates have measured since the last row. */
@@ -150,7 +154,7 @@ function samplesCallback(
           enabled: true,
           most: rows.length,
           toPrint: SHOWN,
-          print: silent ? null : (text) => console.log(text),
+          print: silent ? null : printTable,
         });
         for (const row of await rollouts.show(rows)) table.add(row);
         await table.flush(args.outputDir, state.globalStep);
