@@ -6,7 +6,8 @@
 Not a part of make_all.py: it takes the batches and the adapter from DIR. Rounding is PyTorch's float8_e4m3fn, sums are
 float32; the model and its other products are transformers' and peft's in float32. Two emulations say how much of a
 trajectory is e4m3's and how much is chance: in "float32" nothing else is rounded, in "bfloat16" also what goes into and
-comes out of the frozen products and their gradients, as a training in bfloat16 does.
+comes out of the frozen products and their gradients, as a training in bfloat16 does. "everywhere": all frozen products;
+"inner": but for those of the first and the last layer, which lose most.
 """
 
 import hashlib
@@ -58,12 +59,13 @@ def emulate(layer: torch.nn.Linear, after) -> None:
     layer.forward = forward
 
 
-def train(folder: Path, settings: dict, after) -> list[float]:
+def train(folder: Path, settings: dict, after, inner: bool = False) -> list[float]:
     """`after` None: nothing is emulated."""
     base = AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32)
     model = PeftModel.from_pretrained(base, folder / "adapter", is_trainable=True).train()
+    edges = ("layers.0.", f"layers.{base.config.num_hidden_layers - 1}.") if inner else ()
     for name, module in model.named_modules():
-        if after and name.endswith("base_layer"):
+        if after and name.endswith("base_layer") and not any(edge in name for edge in edges):
             emulate(module, after)
     trained = [x for x in model.parameters() if x.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=settings["learning_rate"], weight_decay=0.0)
@@ -92,12 +94,10 @@ def main() -> None:
     settings = json.loads((folder / "batches.json").read_text())
     plain = json.dumps(settings["batches"], separators=(",", ":")).encode()
     adapter = (folder / "adapter" / "adapter_model.safetensors").read_bytes()
-    emulations = {
-        "none": None,
-        "float32": lambda x: x,
-        "bfloat16": lambda x: x.bfloat16().float(),
-    }
-    losses = {name: train(folder, settings, after) for name, after in emulations.items()}
+    roundings = {"float32": lambda x: x, "bfloat16": lambda x: x.bfloat16().float()}
+    losses = {"none": train(folder, settings, None)}
+    for where in ("everywhere", "inner"):
+        losses[where] = {name: train(folder, settings, after, where == "inner") for name, after in roundings.items()}
     digests = {"batches": hashlib.sha256(plain).hexdigest(), "adapter": hashlib.sha256(adapter).hexdigest()}
     about = {"learning_rate": settings["learning_rate"], "max_grad_norm": 1.0, "sha256": digests, "losses": losses}
     save_json(OUT / "fp8" / "trajectory.json", {**about, "versions": versions()})
