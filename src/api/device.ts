@@ -16,7 +16,7 @@ export interface DeviceOptions {
   readonly threads?: number | undefined;
   /** Type of activations on a GPU; null: bfloat16 from compute capability 8.0, float16 below. The CPU computes in float32. */
   readonly dtype?: DTypeName | null | undefined;
-  /** Frozen linear layers multiply in 8 bits (e4m3); needs a GPU of compute capability 8.9. Default false. */
+  /** Frozen layers but the first and the last multiply in 8 bits (e4m3); needs compute capability 8.9. Default false. */
   readonly fp8?: boolean | undefined;
   /** Told which device "auto" came to, and why; when left out, a line on stderr says it once a process. */
   readonly onDevice?: ((line: string) => void) | undefined;

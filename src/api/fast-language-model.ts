@@ -39,7 +39,7 @@ const schema = z.strictObject({
   device: z.enum(DEVICES).default("auto"),
   /** Threads of the CPU; all when left out. With device "auto" they ask for the CPU. */
   threads: z.number().int().positive().optional(),
-  /** Multiply frozen linear layers in 8 bits (e4m3) on a GPU of compute capability 8.9 and up. */
+  /** Multiply frozen layers, but the first and the last, in 8 bits (e4m3) on a GPU of compute capability 8.9 and up. */
   fp8: z.boolean().default(false),
   /**
    * Keep the input embeddings in host memory, for a GPU that is short of its own: it reads the rows a batch needs over the bus.

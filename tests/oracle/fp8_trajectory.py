@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 from common import OUT, save_json, versions
 from peft import PeftModel
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 MODEL = Path(__file__).resolve().parent.parent.parent / "models" / "tiny-math"
@@ -93,7 +94,8 @@ def main() -> None:
     folder = Path(sys.argv[1])
     settings = json.loads((folder / "batches.json").read_text())
     plain = json.dumps(settings["batches"], separators=(",", ":")).encode()
-    adapter = (folder / "adapter" / "adapter_model.safetensors").read_bytes()
+    tensors = load_file(folder / "adapter" / "adapter_model.safetensors")
+    adapter = b"".join(tensors[name].numpy().tobytes() for name in sorted(tensors))
     roundings = {"float32": lambda x: x, "bfloat16": lambda x: x.bfloat16().float()}
     losses = {"none": train(folder, settings, None)}
     for where in ("everywhere", "inner"):
