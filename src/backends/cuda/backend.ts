@@ -25,7 +25,10 @@ export interface CudaOptions {
   readonly device?: number;
   /** Type of activations: bf16 where the card has it, else f16. */
   readonly computeDtype?: FloatDType;
-  /** Multiply frozen weights, unless they are to be precise, in e4m3, a scale a row. From compute capability 8.9. Default false. */
+  /**
+   * Multiply frozen weights, but those to be precise, in e4m3 with a scale a row. Needs compute capability 8.9. Default
+   * false.
+   */
   readonly fp8?: boolean;
 }
 

@@ -2,7 +2,7 @@ import { bf16ToF32, f32ToBf16 } from "../../formats/float16.ts";
 
 const LARGEST = 448;
 
-/** The nearest e4m3 number, ties to even, saturating: four bits of exponent, three of mantissa, steps of 2⁻⁹ below 2⁻⁶. */
+/** The nearest e4m3 number, ties to even, saturating: three bits of mantissa, steps of 2⁻⁹ below 2⁻⁶. */
 export function e4m3(x: number): number {
   const magnitude = Math.min(Math.abs(x), LARGEST);
   if (magnitude === 0) return 0;
