@@ -35,12 +35,24 @@ export interface DoraFactors {
   readonly factors: DeviceTensor;
 }
 
+/** Rows of a table that are trained: they take the place of its own. */
+export interface TokenRows {
+  /** f32[n, hidden]. */
+  readonly rows: DeviceTensor;
+  /** Those they are in the place of, f32[n, hidden]. */
+  readonly originals: DeviceTensor;
+  /** 1 where a row's token is, else 0, f32[n, vocab]. */
+  readonly oneHot: DeviceTensor;
+}
+
 /** What a model asks of an adapter while it is traced. peft/ implements it. */
 export interface ModelAdapter {
   /** The update of a module, by its path (model.layers.0.mlp.up_proj, lm_head); undefined: none. */
   lora(module: string): LoraPair | undefined;
   /** For embeddings: A is [r, vocab], B [hidden, r]. */
   loraEmbedding(module: string): LoraPair | undefined;
+  /** Trained rows of the table of embedding or head; undefined or left out: none. */
+  tokenRows?(module: string): TokenRows | undefined;
   /** A trained copy of a base parameter (modules_to_save, trained biases); undefined: the base's own. */
   replacement(parameter: string): DeviceTensor | undefined;
   /** What makes up for changes to the base weights where this adapter is left out; left out or null: there are none. */

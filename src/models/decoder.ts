@@ -11,7 +11,7 @@ import { matmul } from "../ops/matmul.ts";
 import { rmsNorm } from "../ops/norm.ts";
 import { rope } from "../ops/rope.ts";
 import type { ModelAdapter } from "./adapter.ts";
-import { loraEmbedding, loraLinear } from "./lora.ts";
+import { loraEmbedding, loraLinear, withTokenLogits, withTokenRows } from "./lora.ts";
 import type { CausalLM } from "./model.ts";
 
 /** One batch as a packed stream of T tokens. */
@@ -82,7 +82,7 @@ export class DecoderTrace {
   /** Logits [rows, vocab] of hidden states. */
   logits(hidden: Value): Value {
     return this.graph.scope("lm_head", () => {
-      const logits = this.project("lm_head", hidden, null, "f32");
+      const logits = this.headLogits(hidden);
       const { logitSoftcap } = this.model.config;
       return logitSoftcap > 0 ? unary("softcap", logits, logitSoftcap) : logits;
     });
@@ -92,9 +92,9 @@ export class DecoderTrace {
   loss(hidden: Value, options: Omit<LossOptions, "softcap">): Loss {
     const softcap = this.model.config.logitSoftcap;
     return this.graph.scope("loss", () => {
-      if (this.adapter?.lora("lm_head")) {
+      if (this.changesHead) {
         // A head with an update is more than one product: its logits are made whole.
-        return crossEntropy(this.project("lm_head", hidden, null, "f32"), { ...options, softcap });
+        return crossEntropy(this.headLogits(hidden), { ...options, softcap });
       }
       return linearCrossEntropy(hidden, { weight: this.headWeight() }, { ...options, softcap });
     });
@@ -111,8 +111,8 @@ export class DecoderTrace {
   logProbs(hidden: Value, options: Omit<LogProbOptions, "softcap">): TokenLogProbs {
     const softcap = this.model.config.logitSoftcap;
     return this.graph.scope("loss", () => {
-      if (this.adapter?.lora("lm_head")) {
-        return logProbs(this.project("lm_head", hidden, null, "f32"), { ...options, softcap });
+      if (this.changesHead) {
+        return logProbs(this.headLogits(hidden), { ...options, softcap });
       }
       return linearLogProbs(hidden, { weight: this.headWeight() }, { ...options, softcap });
     });
@@ -126,6 +126,15 @@ export class DecoderTrace {
     const { adapter } = this.options;
     if (adapter === null) return this.model.adapter?.base ?? null;
     return adapter ?? this.model.adapter;
+  }
+
+  private get changesHead(): boolean {
+    return Boolean(this.adapter?.lora("lm_head") ?? this.adapter?.tokenRows?.("lm_head"));
+  }
+
+  private headLogits(hidden: Value): Value {
+    const logits = this.project("lm_head", hidden, null, "f32");
+    return withTokenLogits(this.graph, logits, hidden, this.adapter?.tokenRows?.("lm_head"));
   }
 
   private layer(index: number, h: Value, positions: Value, attend: Attend): Value {
@@ -168,7 +177,9 @@ export class DecoderTrace {
   private embed(ids: Value): Value {
     const table = this.weight("model.embed_tokens.weight");
     const tokens = { table, ids, scale: this.model.config.embeddingScale, dtype: this.dtype };
-    return loraEmbedding(this.graph, tokens, this.adapter?.loraEmbedding("model.embed_tokens"));
+    const path = "model.embed_tokens";
+    const vectors = loraEmbedding(this.graph, tokens, this.adapter?.loraEmbedding(path));
+    return withTokenRows(this.graph, vectors, tokens, this.adapter?.tokenRows?.(path));
   }
 
   private norm(module: string, x: Value, residual: Value | null = null): Value {

@@ -8,7 +8,7 @@ import { binary, binaryOp, div, mul, sub, unary } from "../ops/elementwise.ts";
 import { embedding } from "../ops/embedding.ts";
 import { linear, matmul } from "../ops/matmul.ts";
 import { columnSum } from "../ops/reduce.ts";
-import type { LoraPair } from "./adapter.ts";
+import type { LoraPair, TokenRows } from "./adapter.ts";
 
 /** A linear module with what is computed around it: acc + x·Wᵀ + bias, in `dtype`. */
 export interface LinearModule {
@@ -46,6 +46,25 @@ export function loraEmbedding(
   const update = matmul(low, graph.use(lora.b), { transB: true, alpha: lora.scale * scale });
   const y = add(base, update);
   return lora.dora ? mul(y, directionScale(graph, lora, table, "columns", dtype)) : y;
+}
+
+/** Token vectors with trained rows in the place of the table's: y + scale·onehot(ids)·(rows − originals). */
+export function withTokenRows(
+  graph: Graph,
+  y: Value,
+  { ids, scale, dtype }: { ids: Value; scale: number; dtype: FloatDType },
+  tokens: TokenRows | undefined,
+): Value {
+  if (!tokens) return y;
+  const which = embedding(graph.use(tokens.oneHot), ids, { transposed: true, dtype });
+  return matmul(which, sub(graph.use(tokens.rows), graph.use(tokens.originals)), { alpha: scale, acc: y, dtype });
+}
+
+/** A head's logits with those of trained rows: y + (x·(rows − originals)ᵀ)·onehot. */
+export function withTokenLogits(graph: Graph, y: Value, x: Value, tokens: TokenRows | undefined): Value {
+  if (!tokens) return y;
+  const low = matmul(x, sub(graph.use(tokens.rows), graph.use(tokens.originals)), { transB: true, dtype: "f32" });
+  return matmul(low, graph.use(tokens.oneHot), { acc: y, dtype: "f32" });
 }
 
 /** A, or AdaLoRA's diag(E)·A. */

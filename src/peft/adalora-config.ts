@@ -41,6 +41,7 @@ const sharedShape = loraSchema.omit({
   useDora: true,
   loftqConfig: true,
   initLoraWeights: true,
+  trainableTokenIndices: true,
 }).shape;
 
 /** PEFT's AdaLoraConfig, in camelCase. */
@@ -64,6 +65,7 @@ const NOT_FOR_ADALORA: Readonly<Record<string, readonly unknown[]>> = {
   loftqConfig: [null],
   useRslora: [false, null],
   alphaPattern: [null],
+  trainableTokenIndices: [null],
 };
 
 /**

@@ -33,6 +33,7 @@ import {
 } from "./layout.ts";
 import { modelModules } from "./modules.ts";
 import { resolveTargets } from "./targets.ts";
+import { TokenConstants } from "./token-rows.ts";
 
 const CONFIG_FILE = "adapter_config.json";
 const WEIGHTS_FILE = "adapter_model.safetensors";
@@ -99,7 +100,7 @@ export async function readAdapter(
   const adalora = settings && new AdaLora(settings, ranksFromPattern(settings.rankPattern, chosen, settings, file));
   const resolution = adalora ? adaLoraTargets(chosen, adalora, file) : chosen;
   const tying = tyingWarnings(model, config, resolution, file);
-  const layout = adapterLayout(model.config, config, resolution, adalora);
+  const layout = adapterLayout(model.config, config, resolution, adalora, file);
   using source = openWeights(folder);
   const overrides = new Map<string, DeviceTensor>();
   let tensors: AdapterTensor[] = [];
@@ -118,6 +119,7 @@ export async function readAdapter(
     const dora = config.useDora
       ? await DoraConstants.create(model, doraTargets(targets, tensors, weightOf), { trained: isTrainable })
       : null;
+    const tokenRows = await TokenConstants.create(model, tensors, weightOf);
     return new LoraAdapter({
       model,
       config,
@@ -127,6 +129,7 @@ export async function readAdapter(
       adalora,
       start,
       dora,
+      tokenRows,
       fileConfig: known,
       isTrainable,
       warnings: [...warnings, ...resolution.warnings, ...tying],

@@ -1,6 +1,6 @@
 import type { DeviceTensor } from "../backends/backend.ts";
 import { numel } from "../graph/types.ts";
-import type { LoraPair, ModelAdapter } from "../models/adapter.ts";
+import type { LoraPair, ModelAdapter, TokenRows } from "../models/adapter.ts";
 import type { CausalLM } from "../models/model.ts";
 import type { Trainable } from "../optim/optimizer.ts";
 import type { AdaLora } from "./adalora.ts";
@@ -9,6 +9,7 @@ import { type AdapterTensorSpec, EMBEDDING_WEIGHT, HEAD_WEIGHT } from "./layout.
 import type { LoraConfig } from "./lora-config.ts";
 import { TakenOut } from "./taken-out.ts";
 import type { LoraTarget } from "./targets.ts";
+import type { TokenConstants } from "./token-rows.ts";
 
 /** One tensor of an adapter, in the backend's memory, f32. */
 export interface AdapterTensor extends AdapterTensorSpec {
@@ -34,6 +35,8 @@ export interface LoraAdapterParts {
   readonly start?: ReadonlyMap<string, Float32Array> | null;
   /** Of a DoRA adapter. */
   readonly dora?: DoraConstants | null;
+  /** Of an adapter that trains rows of tables. */
+  readonly tokenRows?: TokenConstants | null;
   /** adapter_config.json as it was read; null for a new adapter. */
   readonly fileConfig?: Readonly<Record<string, unknown>> | null;
   readonly isTrainable: boolean;
@@ -62,6 +65,7 @@ export class LoraAdapter implements ModelAdapter {
   /** What was odd about the configuration or the file, but went on. */
   readonly warnings: readonly string[];
   private readonly dora: DoraConstants | null;
+  private readonly tokens: TokenConstants | null;
   private takenOut: TakenOut | null = null;
   private readonly pairs = new Map<string, LoraPair>();
   private readonly embeddingPairs = new Map<string, LoraPair>();
@@ -75,6 +79,7 @@ export class LoraAdapter implements ModelAdapter {
     this.overrides = parts.overrides ?? new Map();
     this.adalora = parts.adalora ?? null;
     this.dora = parts.dora ?? null;
+    this.tokens = parts.tokenRows ?? null;
     this.start = parts.start && parts.start.size > 0 ? parts.start : null;
     this.fileConfig = parts.fileConfig ?? null;
     this.isTrainable = parts.isTrainable;
@@ -112,6 +117,10 @@ export class LoraAdapter implements ModelAdapter {
 
   loraEmbedding(module: string): LoraPair | undefined {
     return this.embeddingPairs.get(module);
+  }
+
+  tokenRows(module: string): TokenRows | undefined {
+    return this.tokens?.of(module);
   }
 
   replacement(parameter: string): DeviceTensor | undefined {
@@ -156,6 +165,7 @@ export class LoraAdapter implements ModelAdapter {
     for (const { tensor } of this.tensors) tensor.dispose();
     for (const tensor of this.overrides.values()) tensor.dispose();
     this.dora?.dispose();
+    this.tokens?.dispose();
     this.takenOut?.dispose();
   }
 

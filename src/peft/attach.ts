@@ -18,6 +18,7 @@ import { type AdapterTensorSpec, adapterLayout, EMBEDDING_WEIGHT, HEAD_WEIGHT } 
 import { type LoraConfig, type LoraConfigOptions, loraConfig } from "./lora-config.ts";
 import { EMBEDDING, HEAD, modelModules } from "./modules.ts";
 import { type LoraTarget, type Resolution, resolveTargets } from "./targets.ts";
+import { copyRows, TokenConstants } from "./token-rows.ts";
 import { withoutUnsupported } from "./unsupported.ts";
 import { UpdateRunner, weightUpdate } from "./update.ts";
 import { copyWeight, openWeight, writeFloats } from "./weights.ts";
@@ -50,15 +51,19 @@ export async function createLora(
   const chosen = resolveTargets(modelModules(model.config), config, { strict: true, owner });
   const resolution = adalora ? adaLoraTargets(chosen, adalora, owner) : chosen;
   const tying = tyingWarnings(model, config, resolution, owner);
-  const layout = adapterLayout(model.config, config, resolution, adalora);
+  const layout = adapterLayout(model.config, config, resolution, adalora, owner);
   const tensors = await createTensors(model, layout, async (spec, tensor) => {
     if (spec.target) writeFloats(tensor, initialValues(spec, config, adalora !== null));
-    else await copyWeight(model.backend, baseParameter(model, spec.parameters[0]!), tensor);
+    else if (spec.tokens) {
+      const { path, indices } = spec.tokens;
+      await copyRows(model, baseParameter(model, `${path}.weight`), indices, tensor);
+    } else await copyWeight(model.backend, baseParameter(model, spec.parameters[0]!), tensor);
   });
   try {
     const start = changesBase(config) ? await startFromBase(model, config, resolution.targets, tensors, owner) : null;
     if (start) notes.push(baseNote(config));
     const dora = config.useDora ? await startDora(model, config, resolution.targets, tensors) : null;
+    const tokenRows = await TokenConstants.create(model, tensors, (name) => baseParameter(model, name));
     const warnings = [...notes, ...resolution.warnings, ...tying];
     const { targets } = resolution;
     return new LoraAdapter({
@@ -68,6 +73,7 @@ export async function createLora(
       tensors,
       adalora,
       dora,
+      tokenRows,
       start,
       isTrainable: !config.inferenceMode,
       warnings,

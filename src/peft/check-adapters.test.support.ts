@@ -55,6 +55,9 @@ const CASES: Record<string, [family: string, options: Record<string, unknown>]> 
   ],
   olora: ["gemma2", { initLoraWeights: "olora", r: 6, targetModules: ["v_proj", "gate_proj"] }],
   orthogonal: ["llama", { initLoraWeights: "orthogonal", targetModules: ["v_proj"] }],
+  tokens: ["llama", { targetModules: ["q_proj"], trainableTokenIndices: { embed_tokens: [12, 5], lm_head: [61] } }],
+  tokens_tied: ["qwen2", { targetModules: ["q_proj"], bias: "all", trainableTokenIndices: [80, 7, 99] }],
+  tokens_scaled: ["gemma2", { targetModules: ["v_proj"], trainableTokenIndices: [5, 22] }],
   tied_as_one: ["llama3", { targetModules: ["q_proj"], modulesToSave: ["embed_tokens"], ensureWeightTying: true }],
 };
 

@@ -1,5 +1,5 @@
 import type { Backend, DeviceTensor } from "../backends/backend.ts";
-import type { LoraPair, ModelAdapter } from "../models/adapter.ts";
+import type { LoraPair, ModelAdapter, TokenRows } from "../models/adapter.ts";
 import type { AdapterTensor, LoraAdapter } from "./adapter.ts";
 import { baseParameter } from "./attach.ts";
 import type { LoraTarget } from "./targets.ts";
@@ -48,6 +48,11 @@ export class FrozenAdapter implements ModelAdapter {
     return this.copyOf(this.source.loraEmbedding(module));
   }
 
+  tokenRows(module: string): TokenRows | undefined {
+    const tokens = this.source.tokenRows(module);
+    return tokens && { ...tokens, rows: this.copies.get(tokens.rows)! };
+  }
+
   replacement(parameter: string): DeviceTensor | undefined {
     const tensor = this.source.replacement(parameter);
     return tensor && (this.copies.get(tensor) ?? tensor);
@@ -76,7 +81,8 @@ export class FrozenAdapter implements ModelAdapter {
  * Whether a model with this adapter computes anything else than without it: not before the first step of a new adapter,
  * in which one factor of each update is 0, or whose A and B were taken out of the base weights.
  */
-export async function hasEffect({ model, start, overrides, tensors }: LoraAdapter): Promise<boolean> {
+export async function hasEffect(adapter: LoraAdapter): Promise<boolean> {
+  const { model, start, overrides, tensors } = adapter;
   if (overrides.size > 0) return true;
   const updates = new Map<LoraTarget, AdapterTensor[]>();
   for (const one of tensors) {
@@ -91,7 +97,9 @@ export async function hasEffect({ model, start, overrides, tensors }: LoraAdapte
       : !(await every(factors, async ({ tensor }) => !(await isAt(tensor, null))));
     if (!idle) return true;
   }
-  for (const { parameters, tensor } of tensors) {
+  for (const { parameters, tokens, tensor } of tensors) {
+    const rows = tokens && adapter.tokenRows(tokens.path)!.originals;
+    if (rows && (await differs(tensor, rows, model.backend))) return true;
     if (parameters.length > 0 && (await differs(tensor, baseParameter(model, parameters[0]!), model.backend)))
       return true;
   }

@@ -5,6 +5,7 @@ import type { AdaLora } from "./adalora.ts";
 import type { LoraConfig } from "./lora-config.ts";
 import { EMBEDDING, HEAD } from "./modules.ts";
 import type { LoraTarget, Resolution } from "./targets.ts";
+import { type TokenTarget, tokenTargets } from "./token-rows.ts";
 
 /** PEFT's wrappers around the model, as its files spell them. */
 const PREFIX = "base_model.model.";
@@ -20,29 +21,37 @@ export interface AdapterTensorSpec {
   readonly shape: Shape;
   /**
    * A and B of an update, AdaLoRA's E [r, 1] between them or DoRA's magnitudes [out]; or a copy of a parameter: of a module
-   * trained in full, or a bias.
+   * trained in full, or a bias; or rows of a table.
    */
-  readonly kind: "A" | "B" | "E" | "magnitude" | "saved" | "bias";
+  readonly kind: "A" | "B" | "E" | "magnitude" | "saved" | "bias" | "tokens";
   /** Of an update's: what it updates. */
   readonly target: LoraTarget | null;
   /** Of copies: the parameters they take the place of. */
   readonly parameters: readonly string[];
+  /** Of rows: which. */
+  readonly tokens?: TokenTarget | undefined;
   /** Whether weight decay applies: not to biases and norms. */
   readonly decay: boolean;
 }
 
-/** Every tensor of an adapter, in the model's order: updates, modules trained in full, biases. */
+/** Every tensor of an adapter, in the model's order: updates, modules trained in full, biases, rows. Throws OptionError. */
 export function adapterLayout(
   model: DecoderConfig,
   config: LoraConfig,
   resolution: Resolution,
   adalora: AdaLora | null,
+  owner = "LoraConfig",
 ): AdapterTensorSpec[] {
   const saved = savedSpecs(model, config, resolution);
   const copied = new Set(saved.flatMap(({ parameters }) => parameters));
   const biases = biasSpecs(model, config, resolution.targets).filter(({ parameters }) => !copied.has(parameters[0]!));
   const updates = resolution.targets.flatMap((target) => (adalora ? tripletSpecs(target) : pairSpecs(target, config)));
-  return [...updates, ...saved, ...biases];
+  const rows = tokenTargets(model, config, resolution, owner).map((tokens): AdapterTensorSpec => {
+    const shape = [tokens.indices.length, model.hiddenSize];
+    const name = `${PREFIX}${tokens.path}.token_adapter.trainable_tokens_delta`;
+    return { name, aliases: [], shape, kind: "tokens", target: null, parameters: [], tokens, decay: true };
+  });
+  return [...updates, ...saved, ...biases, ...rows];
 }
 
 /** The names PEFT gives to the base weight of an embedding or head that is saved with the adapter. */

@@ -14,6 +14,7 @@ test("defaults are PEFT's", () => {
     layersToTransform: null,
     layersPattern: null,
     modulesToSave: null,
+    trainableTokenIndices: null,
     rankPattern: {},
     alphaPattern: {},
     initLoraWeights: true,
@@ -85,7 +86,7 @@ test("options of PEFT that are not supported are refused only when they would ch
     () => loraConfig({ useQalora: true }),
     /LoraConfig: useQalora: QALoRA is not supported yet; leave it out or set it to false/,
   );
-  assert.throws(() => loraConfig({ trainable_token_indices: [1] }), /training single tokens is not supported yet/);
+  assert.throws(() => loraConfig({ lora_bias: true }), /a bias on B is not supported yet/);
 });
 
 test("LoftQ's settings go with its initialisation, in either spelling", () => {

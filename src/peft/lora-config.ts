@@ -8,6 +8,10 @@ const MANY = 10_000;
 const name = z.string().min(1, { error: "expected a module name that is not empty" });
 const names = z.array(name).max(MANY, { error: `expected at most ${MANY} names` });
 const layer = z.number().int().nonnegative({ error: "expected a layer's index, from 0" });
+const tokens = z
+  .array(z.number().int().nonnegative({ error: "expected a token id, from 0" }))
+  .max(MANY, { error: `expected at most ${MANY} tokens: train embed_tokens in full (modulesToSave)` })
+  .refine((ids) => new Set(ids).size === ids.length, { error: "expected every token once" });
 const rank = z.number().int().positive({ error: "expected a rank of at least 1" });
 const alpha = z.number().nonnegative({ error: "expected a number that is not negative" });
 const patterns = (value: typeof rank | typeof alpha) =>
@@ -57,6 +61,15 @@ export const loraSchema = z.strictObject({
   layersPattern: z.union([name, names], { error: "expected a name, or a list of them" }).nullable().default(null),
   /** Modules trained in full, as copies that are saved with the adapter; by the end of their path, as in PEFT. */
   modulesToSave: names.nullable().default(null),
+  /**
+   * Tokens whose rows of the embedding table (and of a head tied to it) are trained, the others left alone; or lists of them
+   * for "embed_tokens" and "lm_head". For tokens that were added to a tokenizer.
+   */
+  trainableTokenIndices: z
+    .union([tokens, z.record(z.string(), tokens)], { error: "expected a list of token ids, or lists by module" })
+    .nullable()
+    .default(null)
+    .transform((value) => (isNothing(value) ? null : value)),
   /** Ranks of single modules: by the last parts of the path, or a regular expression for them. First match counts. */
   rankPattern: patterns(rank),
   /** As rankPattern, for loraAlpha. */

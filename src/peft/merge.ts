@@ -4,7 +4,7 @@ import type { DoraTensors } from "../models/adapter.ts";
 import type { DecoderConfig } from "../models/config.ts";
 import { convertDense } from "../models/load/convert.ts";
 import type { CausalLM } from "../models/model.ts";
-import type { LoraAdapter } from "./adapter.ts";
+import type { AdapterTensor, LoraAdapter } from "./adapter.ts";
 import { scaleVectors, updatedSquares } from "./dora.ts";
 import { EMBEDDING_WEIGHT, HEAD_WEIGHT } from "./layout.ts";
 import type { LoraTarget } from "./targets.ts";
@@ -41,6 +41,8 @@ interface Job {
   readonly parameter: string;
   readonly source: DeviceTensor;
   readonly target: LoraTarget | undefined;
+  /** Trained rows in the place of the source's. */
+  readonly tokens: AdapterTensor | undefined;
 }
 
 /**
@@ -107,8 +109,10 @@ export async function mergeLora(
 function planMerge(adapter: LoraAdapter): { jobs: Job[]; untied: boolean } {
   const { model, targets, tensors, overrides } = adapter;
   const targetOf = new Map(targets.map((target) => [`${target.path}.weight`, target]));
+  const rowsOf = new Map(tensors.flatMap((one) => (one.tokens ? [[`${one.tokens.path}.weight`, one]] : [])));
   const changed = new Set([
     ...targetOf.keys(),
+    ...rowsOf.keys(),
     ...tensors.flatMap(({ parameters }) => parameters),
     ...overrides.keys(),
   ]);
@@ -119,16 +123,15 @@ function planMerge(adapter: LoraAdapter): { jobs: Job[]; untied: boolean } {
   const untied = tied && (head !== embedding || targetOf.has(HEAD_WEIGHT) || targetOf.has(EMBEDDING_WEIGHT));
   changed.delete(HEAD_WEIGHT);
   const jobs: Job[] = [];
+  const add = (parameter: string, source: DeviceTensor): void => {
+    jobs.push({ parameter, source, target: targetOf.get(parameter), tokens: rowsOf.get(parameter) });
+  };
   // The head first: it may be made from the table that the embedding's own job then changes.
-  if (untied) jobs.push({ parameter: HEAD_WEIGHT, source: head, target: targetOf.get(HEAD_WEIGHT) });
-  else if (!tied && (targetOf.has(HEAD_WEIGHT) || adapter.replacement(HEAD_WEIGHT))) {
-    const source = adapter.replacement(HEAD_WEIGHT) ?? model.parameter(HEAD_WEIGHT);
-    jobs.push({ parameter: HEAD_WEIGHT, source, target: targetOf.get(HEAD_WEIGHT) });
+  if (untied) add(HEAD_WEIGHT, head);
+  else if (!tied && (targetOf.has(HEAD_WEIGHT) || rowsOf.has(HEAD_WEIGHT) || adapter.replacement(HEAD_WEIGHT))) {
+    add(HEAD_WEIGHT, adapter.replacement(HEAD_WEIGHT) ?? model.parameter(HEAD_WEIGHT));
   }
-  for (const parameter of changed) {
-    const source = adapter.replacement(parameter) ?? model.parameter(parameter);
-    jobs.push({ parameter, source, target: targetOf.get(parameter) });
-  }
+  for (const parameter of changed) add(parameter, adapter.replacement(parameter) ?? model.parameter(parameter));
   return { jobs, untied };
 }
 
@@ -146,7 +149,12 @@ async function runJob(adapter: LoraAdapter, job: Job, into: DeviceTensor, runner
   };
   if (!job.target) {
     const count = numel(into.shape);
-    while (at < count) write(numbers(at, Math.min(PIECE, count - at)));
+    const rows = job.tokens && (await readWeight(backend, job.tokens.tensor));
+    while (at < count) {
+      const piece = numbers(at, Math.min(PIECE, count - at));
+      if (rows) putRows(piece, at, rows, job.tokens!);
+      write(piece);
+    }
     return;
   }
   const { path, kind } = job.target;
@@ -165,6 +173,18 @@ async function runJob(adapter: LoraAdapter, job: Job, into: DeviceTensor, runner
     }
     write(piece);
   }
+}
+
+/** Writes trained rows into the piece of their table that begins at its element `at`. */
+function putRows(piece: Float32Array, at: number, rows: Float32Array, { shape, tokens }: AdapterTensor): void {
+  const width = shape[1]!;
+  if (!rows.every(Number.isFinite)) throw new Error("merging: the adapter has trained rows that are not finite");
+  tokens!.indices.forEach((index, i) => {
+    const [from, to] = [Math.max(index * width, at), Math.min((index + 1) * width, at + piece.length)];
+    if (from >= to) return;
+    const start = i * width + from - index * width;
+    piece.set(rows.subarray(start, start + to - from), from - at);
+  });
 }
 
 /** What DoRA multiplies the vectors of W + s·B·A by: their magnitudes over their lengths. */

@@ -12,7 +12,6 @@ const UNSUPPORTED: Readonly<Record<string, { readonly what: string; readonly neu
   loraBias: { what: "a bias on B", neutral: [false, null] },
   layerReplication: { what: "layer replication", neutral: [[], null] },
   targetParameters: { what: "targeting parameters rather than modules", neutral: [[], null] },
-  trainableTokenIndices: { what: "training single tokens", neutral: [[], {}, null] },
   aloraInvocationTokens: { what: "aLoRA", neutral: [null] },
   arrowConfig: { what: "Arrow routing", neutral: [null] },
   veloraConfig: { what: "VeLoRA", neutral: [null] },

@@ -64,12 +64,31 @@ DORA = {
 }
 
 
-def write_dora(name: str, seed: int) -> None:
-    """Logits, loss and every gradient of an adapter whose tensors are all random."""
-    folder, make, options = DORA[name]
+# Rows of tables; of Qwen2 and Gemma 2 the head is the table. As DORA.
+TOKENS = {
+    "tokens_untied": (
+        "families/llama/model",
+        lambda: build("llama"),
+        {"target_modules": ["q_proj"], "trainable_token_indices": {"embed_tokens": [5, 80, 12], "lm_head": [7, 12]}},
+    ),
+    "tokens_tied": (
+        "families/qwen2/model",
+        lambda: build("qwen2"),
+        {"target_modules": LINEARS, "trainable_token_indices": [40, 3, 14, 8]},
+    ),
+    "tokens_scaled": (
+        "families/gemma2/model",
+        lambda: build("gemma2"),
+        {"target_modules": ["v_proj"], "trainable_token_indices": {"embed_tokens": [4, 11, 3]}},
+    ),
+}
+
+
+def write_gradients(name: str, folder: str, make, options: dict, seed: int) -> None:
+    """Logits, loss and every gradient of an adapter whose tensors are all random; its rows, where it has some, merged."""
     where = WHERE / name
     base = make()
-    tuned = get_peft_model(base, lora(use_dora=True, **options))
+    tuned = get_peft_model(base, lora(**options))
     save_adapter(tuned, where / "init")
     randomise_trained(tuned, seed)
     save_adapter(tuned, where / "adapter")
@@ -82,8 +101,14 @@ def write_dora(name: str, seed: int) -> None:
     tensors.update(gradients(double))
     save_tensors(where / "expect.safetensors", tensors)
     facts = {"base_model": folder, "batch": batch, "loss": float(loss.detach()), "target_tokens": count}
+    facts["trainable_parameters"] = sum(p.numel() for p in tuned.parameters() if p.requires_grad)
     save_json(where / "expect.json", {**facts, "versions": versions()})
     print(name, float(loss.detach()), len(tensors))
+    if name in TOKENS:
+        merged = double.merge_and_unload()
+        tables = {"embed_tokens": merged.get_input_embeddings().weight, "lm_head": merged.get_output_embeddings().weight}
+        rows = {f"{key}.{i}": table[i].clone() for key, table in tables.items() for i in (3, 5, 7, 12, 14, 40, 80)}
+        save_tensors(where / "merged.safetensors", rows)
 
 
 def gradients(tuned) -> dict:
@@ -269,7 +294,10 @@ def write_loftq(iterations: int) -> None:
 def main() -> None:
     shutil.rmtree(WHERE, ignore_errors=True)
     for i, name in enumerate(DORA):
-        write_dora(name, 1300 + i)
+        folder, make, options = DORA[name]
+        write_gradients(name, folder, make, {"use_dora": True, **options}, 1300 + i)
+    for i, name in enumerate(TOKENS):
+        write_gradients(name, *TOKENS[name], 1310 + i)
     for i, name in enumerate(ADALORA):
         write_adalora(name, 1320 + i)
     for i, name in enumerate(GROUPS):
