@@ -17,15 +17,16 @@ import { gpu, skip } from "./gpu.test.support.ts";
 const ADAM = { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weightDecay: 0, eightBit: false };
 
 for (const dtype of ["f32", "bf16", "f16"] as const) {
-  test(`DoRA's and AdaLoRA's programs are made of what CUDA has, activations in ${dtype}`, async () => {
+  test(`programs of DoRA, AdaLoRA and token rows are made of what CUDA has, activations in ${dtype}`, async () => {
     const backend = new CollectingBackend(dtype, dtype === "f32" ? 75 : 80);
     const batch = collate([[randomRow(9, 1)]]);
     for (const options of [
-      { useDora: true, r: 4, loraDropout: 0.1 },
-      { peftType: "ADALORA", initR: 4, targetR: 2, loraDropout: 0.1 },
-    ] as const) {
+      { useDora: true, r: 4, loraDropout: 0.1, modulesToSave: ["embed_tokens"] },
+      { peftType: "ADALORA", initR: 4, targetR: 2, loraDropout: 0.1, modulesToSave: ["embed_tokens"] },
+      { r: 4, trainableTokenIndices: [3, 7, 9] },
+    ]) {
       const model = tinyModel(backend, "qwen2", { num_hidden_layers: 1 });
-      const peft = await getPeftModel(model, { ...options, modulesToSave: ["embed_tokens"] } as object);
+      const peft = await getPeftModel(model, options);
       const optimizer = new Optimizer(backend, peft.trainable(), ADAM);
       const runner = new StepRunner({ model, optimizer, policy: { kind: "keep" }, maxPositions: 16 });
       await assert.rejects(runner.train(batch, 1, new Uint32Array(2)), NotRun);
@@ -46,7 +47,7 @@ interface Expected {
   readonly target_tokens: number;
 }
 
-for (const name of ["dora_llama", "dora_qwen2", "dora_nf4", "dora_embedding"]) {
+for (const name of ["dora_llama", "dora_qwen2", "dora_nf4", "dora_embedding", "tokens_untied", "tokens_tied"]) {
   for (const [dtype, tolerance] of [
     ["f32", 2e-4],
     ["bf16", 0.25],
