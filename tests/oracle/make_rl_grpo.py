@@ -59,6 +59,16 @@ CASES = {
         "reward_weights": [1.0, 0.5],
         "multi_objective_aggregation": "normalize_then_sum",
     },
+    "bonus": {"loss_type": "dapo", "entropy_coef": 0.05, "temperature": 0.7, **REUSED},
+    "bonus_top": {"loss_type": "grpo", "entropy_coef": 0.02, "top_entropy_quantile": 0.5},
+    "adaptive": {
+        "loss_type": "dr_grpo",
+        "use_adaptive_entropy": True,
+        "entropy_coef": 0.03,
+        "entropy_coef_delta": 0.01,
+        "entropy_coef_max": 0.05,
+        "entropy_target": 2.8,
+    },
     "off_policy": {"loss_type": "dapo", "off_policy_mask_threshold": 0.01, "reward_weights": [0.5, 2.0], **REUSED},
 }
 

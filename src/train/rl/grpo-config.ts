@@ -81,6 +81,12 @@ export const grpoSchema = z.strictObject({
     .max(1)
     .default(1)
     .describe("share of the tokens, by entropy, that is trained on"),
+  entropyCoef: z.number().default(0).describe("weight of the entropy bonus: the mean entropy a token is rewarded"),
+  useAdaptiveEntropy: z.boolean().default(false).describe("change entropyCoef after each step, towards entropyTarget"),
+  entropyCoefMin: z.number().default(0).describe("least entropyCoef then"),
+  entropyCoefMax: z.number().default(1).describe("and most"),
+  entropyCoefDelta: z.number().default(0.005).describe("and by how much it changes"),
+  entropyTarget: z.number().default(0.2).describe("entropy (nats a token) up to which the bonus is there, and grows"),
   disableDropout: z.boolean().default(false).describe("no dropout of the adapter in training"),
   logCompletions: z.boolean().default(false).describe("print completions with every log, and write them as JSON Lines"),
   numCompletionsToPrint: positiveInt.nullable().default(null).describe("how many are printed; all when left out"),

@@ -1,16 +1,23 @@
 import type { Batch } from "../../data/collate.ts";
 import type { Value } from "../../graph/graph.ts";
 import { add } from "../../ops/add.ts";
+import { cast } from "../../ops/cast.ts";
 import { detach } from "../../ops/detach.ts";
 import { binary, exp, mul, neg, relu, scale, sigmoid, sub, unary } from "../../ops/elementwise.ts";
-import { sum } from "../../ops/reduce.ts";
+import { sum, sumRows } from "../../ops/reduce.ts";
 import { segmentSum, takeFrom } from "../../ops/segment.ts";
+import { logSoftmax } from "../../ops/softmax.ts";
 import type { ComputeLoss, LossContext } from "../loss.ts";
+import { hasEntropyBonus } from "./entropy-control.ts";
 import type { GRPOValues } from "./grpo-config.ts";
 import { grpoMetrics } from "./grpo-metrics.ts";
 
 /** The settings that the loss depends on. `usesOld`: batches have the log-probabilities of the policy that sampled. */
-export type GRPOLossSettings = { readonly usesOld: boolean } & Pick<
+export type GRPOLossSettings = {
+  readonly usesOld: boolean;
+  /** Gets the entropies f32[T] of a batch. */
+  readonly onEntropy?: ((entropy: Float32Array, batch: Batch) => void) | undefined;
+} & Pick<
   GRPOValues,
   | "lossType"
   | "importanceSamplingLevel"
@@ -23,6 +30,8 @@ export type GRPOLossSettings = { readonly usesOld: boolean } & Pick<
   | "useBiasCorrectionKl"
   | "offPolicyMaskThreshold"
   | "topEntropyQuantile"
+  | "entropyCoef"
+  | "useAdaptiveEntropy"
   | "sapoTemperaturePos"
   | "sapoTemperatureNeg"
   | "vespoKPos"
@@ -48,7 +57,8 @@ interface Tokens {
  * GRPO's loss and its kin over a batch of `sampleBatch`, as TRL 1.16 defines them: clipped ratios (grpo, bnpo, dr_grpo,
  * dapo, luspo; Shao et al., 2024, and DAPO's asymmetric bounds), clipped weights (cispo), soft gates (sapo), sequence-level
  * gamma weights (vespo); plus β times the KL divergence from the reference, e^d − d − 1 with d = ref − log π. The averages
- * over tokens differ: see `reduceTokens`.
+ * over tokens differ: see `reduceTokens`. With an entropy bonus, less `entropyCoef` (an input of the batch) times the mean
+ * entropy of the tokens trained on; its gradient takes the microbatch's whole logits.
  */
 export function grpoLoss(settings: GRPOLossSettings): ComputeLoss {
   return (context) => {
@@ -81,11 +91,22 @@ export function grpoLoss(settings: GRPOLossSettings): ComputeLoss {
       arrays.kl = settings.useBiasCorrectionKl ? mul(divergence, ratio) : divergence;
       loss = add(loss, scale(arrays.kl, settings.beta));
     }
-    return {
-      loss: mul(reduceTokens(loss, context, settings, count), lossScale),
-      arrays,
-      hostLogs: (values, batch: Batch) => grpoMetrics(values, batch, settings),
+    const hostLogs = (values: Readonly<Record<string, Float32Array>>, batch: Batch): Record<string, number> => {
+      settings.onEntropy?.(values.entropy!, batch);
+      return grpoMetrics(values, batch, settings);
     };
+    const reduced = reduceTokens(loss, context, settings, count);
+    if (!hasEntropyBonus(settings)) return { loss: mul(reduced, lossScale), arrays, hostLogs };
+    const one = unary("shift", scale(advantages, 0), 1);
+    const mask = settings.topEntropyQuantile < 1 ? input("keep") : spread(one);
+    const logProbs = logSoftmax(cast(trace.logits(hidden), "f32"), settings.temperature);
+    const entropies = neg(sumRows(mul(exp(logProbs), logProbs)));
+    const mean = mul(sum(mul(entropies, mask)), unary("reciprocal", unary("atLeast", sum(mask), 1)));
+    const withBonus = sub(reduced, mul(mean, input("entropyCoef")));
+    // TRL's, which for these losses is the microbatch's part of the window's.
+    const isPart = ["dapo", "cispo", "vespo"].includes(settings.lossType);
+    const logs = { policy_loss: isPart ? mul(reduced, lossScale) : reduced };
+    return { loss: mul(withBonus, lossScale), logs, arrays, hostLogs };
   };
 }
 

@@ -29,7 +29,22 @@ const evens: RewardFunction = ({ completionIds }) =>
 const near: RewardFunction = ({ completionIds, target }) =>
   completionIds.map((ids, i) => (ids.length === 2 ? null : 1 / (1 + Math.abs(ids[0]! - Number(target![i])) / 10)));
 
-const CASES = ["grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo", "luspo", "vespo", "gspo", "entropy", "off_policy"];
+const CASES = [
+  "grpo",
+  "bnpo",
+  "dr_grpo",
+  "dapo",
+  "cispo",
+  "sapo",
+  "luspo",
+  "vespo",
+  "gspo",
+  "entropy",
+  "off_policy",
+  "bonus",
+  "bonus_top",
+  "adaptive",
+];
 
 for (const name of CASES) {
   test(`${name}: losses, metrics and gradients of 20 steps are TRL's`, async () => {

@@ -9,6 +9,7 @@ import { count, record } from "../python-json-reader.ts";
 import type { TrainerState } from "../state.ts";
 import type { StepRunner } from "../step.ts";
 import type { CompletionsLog } from "./completions-log.ts";
+import { EntropyControl, hasEntropyBonus } from "./entropy-control.ts";
 import type { GRPOConfig } from "./grpo-config.ts";
 import { type GenerationParts, generateSamples, type RolloutFunction } from "./grpo-generation.ts";
 import type { GRPOPolicy } from "./grpo-source.ts";
@@ -55,6 +56,9 @@ export class Policy implements GRPOPolicy {
    */
   readonly usesOld: boolean;
   private readonly args: GRPOConfig;
+  private readonly entropy: EntropyControl;
+  /** Microbatches of the update at hand. */
+  private training: readonly Batch[] = [];
   private readonly reference: GRPOReference;
   private readonly rollouts: Rollouts;
   private readonly generation: GenerationParts;
@@ -65,6 +69,7 @@ export class Policy implements GRPOPolicy {
   constructor(parts: PolicyParts) {
     const { lm, tokenizer, args, completions, rolloutFunc } = parts;
     this.args = args;
+    this.entropy = new EntropyControl(args);
     this.completions = completions;
     this.reference = parts.reference;
     this.usesOld = trainsOffPolicy(args);
@@ -127,8 +132,27 @@ export class Policy implements GRPOPolicy {
     return scored;
   }
 
-  async batch(samples: readonly Sample[], windowTokens: number): Promise<Batch> {
-    const batch = sampleBatch(samples, windowTokens);
+  async batch(samples: readonly Sample[], windowTokens: number, evaluating: boolean): Promise<Batch> {
+    const plain = sampleBatch(samples, windowTokens);
+    const coef = hasEntropyBonus(this.args) && { entropyCoef: vectorInput(Float32Array.of(this.entropy.applied)) };
+    const batch = await this.masked({ ...plain, inputs: { ...plain.inputs, ...coef } });
+    if (!evaluating) this.training = [...this.training, batch];
+    return batch;
+  }
+
+  /** A batch of training or another has been run, with these entropies f32[T]. */
+  observe(entropy: Float32Array, batch: Batch): void {
+    if (this.training.includes(batch)) this.entropy.observe(entropy, batch);
+  }
+
+  /** An update is done. */
+  stepDone(): void {
+    this.training = [];
+    if (hasEntropyBonus(this.args)) this.metrics.add("entropy_coef", this.entropy.updated());
+  }
+
+  /** With `keep`, which of the tokens are trained on, where it is not all. */
+  private async masked(batch: Batch): Promise<Batch> {
     const { topEntropyQuantile, temperature } = this.args;
     if (topEntropyQuantile === 1) return batch;
     // The threshold goes by the entropies of this microbatch under the weights as they are: measured just before.
@@ -146,7 +170,8 @@ export class Policy implements GRPOPolicy {
 
   state(): Record<string, unknown> {
     const { tokensSeen: tokens_seen, metrics, completions } = this;
-    return { tokens_seen, metrics: metrics.state(), completions: completions.state() };
+    const control = hasEntropyBonus(this.args) && { entropy: this.entropy.state() };
+    return { tokens_seen, metrics: metrics.state(), completions: completions.state(), ...control };
   }
 
   restore(state: unknown, file: string): void {
@@ -154,6 +179,7 @@ export class Policy implements GRPOPolicy {
     this.tokensSeen = count(source, "tokens_seen", file);
     this.metrics.restore(source.metrics, file);
     this.completions.restore(source.completions);
+    if (hasEntropyBonus(this.args)) this.entropy.restore(source.entropy, file);
   }
 
   dispose(): void {

@@ -14,8 +14,8 @@ export interface GRPOPolicy {
   generate(rows: readonly PromptRow[], copies: number, seed: number, evaluating: boolean): Promise<Sample[]>;
   /** Samples with the log-probabilities that the loss needs, by the model as it is. */
   score(samples: readonly Sample[]): Promise<Sample[]>;
-  /** A microbatch, just before it is trained on. */
-  batch(samples: readonly Sample[], windowTokens: number): Promise<Batch>;
+  /** A microbatch, just before it is trained on or evaluated. */
+  batch(samples: readonly Sample[], windowTokens: number, evaluating: boolean): Promise<Batch>;
   /** What else of the rollouts a checkpoint holds. */
   state(): Record<string, unknown>;
   restore(state: unknown, file: string): void;
@@ -71,7 +71,7 @@ export class GRPOSource implements BatchSource {
       const tokens = samples.reduce((sum, sample) => sum + trainedTokens(sample), 0);
       for (let at = first; at < perGeneration; at++) {
         const from = (at % stepsPerGeneration) * batchSize;
-        yield this.policy.batch(samples.slice(from, from + batchSize), Math.max(1, tokens) / stepsPerGeneration);
+        yield this.policy.batch(samples.slice(from, from + batchSize), Math.max(1, tokens) / stepsPerGeneration, false);
       }
     }
   }
@@ -140,7 +140,7 @@ export class GRPOEvalSource implements BatchSource {
       const made = await this.policy.generate(this.prompts.slice(at, at + count), numGenerations, draw, true);
       const samples = await this.policy.score(made);
       const tokens = samples.reduce((sum, sample) => sum + trainedTokens(sample), 0);
-      yield await this.policy.batch(samples, Math.max(1, tokens));
+      yield await this.policy.batch(samples, Math.max(1, tokens), true);
     }
   }
 }

@@ -264,7 +264,7 @@ test("settings that cannot be are refused, with what would work", async () => {
     /GRPOConfig: unknown option "numGeneration"; did you mean "numGenerations"/,
   );
   assert.throws(() => new GRPOConfig({ use_vllm: true }), /useVllm true cannot be had: this library generates itself/);
-  assert.throws(() => new GRPOConfig({ entropyCoef: 0.1 }), /entropyCoef 0.1 cannot be had/);
+  assert.throws(() => new GRPOConfig({ syncRefModel: true }), /syncRefModel true cannot be had/);
   assert.throws(() => new GRPOConfig({ lossType: "ppo" }), /lossType/);
   const config = new GRPOConfig({ per_device_train_batch_size: 4, generation_batch_size: 16, scale_rewards: false });
   assert.deepEqual([config.stepsPerGeneration, config.scaleRewards, config.epsilonHigh], [4, "none", 0.2]);

@@ -113,8 +113,12 @@ export class GRPOTrainer extends Trainer {
       args,
       train: new GRPOSource(prompts, { ...args, shuffle: args.shuffleDataset }, policy),
       evaluation: evalDataset && evalSources(evalDataset, toEvalSource),
-      callbacks,
-      computeLoss: grpoLoss({ ...args, usesOld: policy.usesOld }),
+      callbacks: [{ onStepEnd: () => policy.stepDone() }, ...(callbacks ?? [])],
+      computeLoss: grpoLoss({
+        ...args,
+        usesOld: policy.usesOld,
+        onEntropy: (entropy, batch) => policy.observe(entropy, batch),
+      }),
       maxPositions,
     });
     this.tokenizer = tokenizer;
