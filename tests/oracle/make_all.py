@@ -13,6 +13,7 @@ import make_preference
 import make_preference_rows
 import make_rl_grpo
 import make_trainer
+import make_trl_options
 import nf4
 import optimizers
 import schedules
@@ -34,6 +35,7 @@ PARTS = {
     "tensorboard": tensorboard_events,
     "trainer": make_trainer,
     "rl_grpo": make_rl_grpo,
+    "trl_options": make_trl_options,
     "preference_rows": make_preference_rows,
     "preference": make_preference,
     "reward": make_reward,

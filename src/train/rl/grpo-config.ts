@@ -34,7 +34,12 @@ export const grpoSchema = z.strictObject({
     .default(null)
     .describe("sample from those this share as likely as the first"),
   repetitionPenalty: z.number().positive().default(1).describe("of tokens already in prompt or completion; 1: none"),
-  chatTemplateKwargs: z.record(z.string(), z.unknown()).default({}).describe("further variables of the chat template"),
+  chatTemplateKwargs: z
+    .record(z.string(), z.unknown())
+    .nullable()
+    .default({})
+    .transform((variables) => variables ?? {})
+    .describe("further variables of the chat template"),
   beta: z.number().nonnegative().default(0).describe("weight of the KL divergence from the reference; 0: none is kept"),
   refAdapterName: z
     .string()

@@ -32,7 +32,12 @@ export const ppoSchema = z.strictObject({
   lam: z.number().min(0).max(1).default(0.95).describe("λ of the generalised advantage estimate"),
   shuffleDataset: z.boolean().default(true).describe("a new random order of the prompts each epoch"),
   maxPromptLength: positiveInt.nullable().default(null).describe("longer prompts keep their last tokens only"),
-  chatTemplateKwargs: z.record(z.string(), z.unknown()).default({}).describe("further variables of the chat template"),
+  chatTemplateKwargs: z
+    .record(z.string(), z.unknown())
+    .nullable()
+    .default({})
+    .transform((variables) => variables ?? {})
+    .describe("further variables of the chat template"),
 });
 export type PPOOptions = z.input<typeof ppoSchema>;
 
@@ -49,10 +54,15 @@ const FOREIGN: ForeignOptions = {
     ["sftModelPath", "rewardModelPath"].map((name) => [name, { because: "only TRL's scripts read it" }]),
   ),
   ...Object.fromEntries(
-    ["worldSize", "numTotalBatches", "microBatchSize", "localBatchSize", "localMiniBatchSize"].map((name) => [
-      name,
-      { because: "it follows from other settings", only: [null] },
-    ]),
+    [
+      "worldSize",
+      "numTotalBatches",
+      "batchSize",
+      "miniBatchSize",
+      "microBatchSize",
+      "localBatchSize",
+      "localMiniBatchSize",
+    ].map((name) => [name, { because: "it follows from other settings", only: [null] }]),
   ),
   datasetNumProc: { because: "rows are prepared in one process" },
 };
