@@ -87,11 +87,13 @@ function callbacksOf(patience: number | null, { event }: TrainingOutput): Traine
   return callbacks;
 }
 
-/** The mean of a number over the rows logged in training. */
-function trainedMean({ state }: Trainer, name: string | undefined): TrainingMetrics {
+/** A number over the rows logged in training: its mean for the results, its way for people. */
+function trainedMetric({ state }: Trainer, name: string | undefined, note: TrainingOutput["note"]): TrainingMetrics {
   const values = name === undefined ? [] : state.logHistory.flatMap((row) => row[name] ?? []);
   if (values.length === 0) return {};
-  return { [`train_${name}`]: values.reduce((sum, value) => sum + value, 0) / values.length };
+  const mean = values.reduce((sum, value) => sum + value, 0) / values.length;
+  note(`${name}: first ${values[0]!.toFixed(4)}, last ${values.at(-1)!.toFixed(4)}, mean ${mean.toFixed(4)}`);
+  return { [`train_${name}`]: mean };
 }
 
 interface Prepared {
@@ -120,10 +122,11 @@ async function fit(
   };
   if (!run.resume) await evaluate("before");
   const { metrics } = await trainer.train({ resumeFromCheckpoint: run.resume });
+  const trained = trainedMetric(trainer, method.trainMetric, out.note);
   const after = await evaluate("after");
   await trainer.saveModel(args.outputDir);
   out.note(`saved to ${args.outputDir}`);
-  const result = { ...(metrics as TrainingMetrics), ...trainedMean(trainer, method.trainMetric), ...after };
+  const result = { ...(metrics as TrainingMetrics), ...trained, ...after };
   out.event?.({ event: "end", output: args.outputDir, ...result });
   return result;
 }
