@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
@@ -63,6 +63,20 @@ test("every command line of the guide is one that the program takes", async () =
     .commands.map((command) => command.name())
     .filter((name) => !used.has(name));
   assert.deepEqual(missing, [], "commands without an example");
+});
+
+test("command lines of the other guides are taken, and their files are there", async () => {
+  for (const name of ["preference", "reward", "rl"]) {
+    const guide = readFileSync(new URL(`../../docs/${name}.md`, import.meta.url), "utf8");
+    const lines = [...guide.matchAll(/^```sh\n(.*?)^```/gms)].flatMap(([, text]) => text!.trim().split("\n"));
+    assert.ok(lines.length > 0, name);
+    for (const line of lines) {
+      const args = words(/^npx unsloth (.*)$/.exec(line)![1]!);
+      assert.equal((await parse(args)).length, 1, line);
+      const file = args.find((word) => word.endsWith(".yaml"))!;
+      assert.ok(existsSync(new URL(`../../${file}`, import.meta.url)), line);
+    }
+  }
 });
 
 test("every configuration of the guide is valid", () => {
