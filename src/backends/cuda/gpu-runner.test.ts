@@ -11,7 +11,7 @@ import {
   writeFileSync,
 } from "node:fs";
 import { tmpdir } from "node:os";
-import { dirname, join } from "node:path";
+import { delimiter, dirname, join } from "node:path";
 import { after, test } from "node:test";
 
 /** scripts/test-gpu.mjs over test files made here, and with a compute-sanitizer that only says what it is told to. */
@@ -44,7 +44,8 @@ function run(files: Record<string, string>, words: string[], env: Record<string,
   }
   const { status, stdout } = spawnSync(process.execPath, [join(here, "scripts/test-gpu.mjs"), ...words], {
     encoding: "utf8",
-    env: { ...process.env, CUDA_HOME: here, OUT: here, ...env },
+    // The fake comes before a real one.
+    env: { ...process.env, PATH: `${join(here, "bin")}${delimiter}${process.env.PATH}`, OUT: here, ...env },
   });
   const log = existsSync(join(here, "test-gpu.log")) ? readFileSync(join(here, "test-gpu.log"), "utf8") : "";
   return { status, stdout, log };
