@@ -23,7 +23,8 @@ const takes = (schema: z.ZodType, value: unknown): boolean => schema.safeParse(v
 /** What a schema's field takes on a command line: found out by what the schema accepts. */
 function kindOf(schema: z.ZodType): FlagKind {
   if (takes(schema, true)) return "boolean";
-  if (choicesOf(schema).length === 0 && (takes(schema, ["a"]) || takes(schema, [0]))) return "list";
+  if (choicesOf(schema).length === 0 && ["a", 0, wordsOf(schema)[0]].some((item) => takes(schema, [item])))
+    return "list";
   if (takes(schema, 1) || takes(schema, 0.5)) return "number";
   if (takes(schema, {})) return "json";
   return "string";
@@ -130,7 +131,11 @@ function listOf(value: string, schema: z.ZodType): unknown {
   if (isPattern && takes(schema, value)) return value;
   const items = value.split(",").map((item) => {
     const text = item.trim();
-    return /^-?\d+$/.test(text) && takes(schema, [Number(text)]) ? Number(text) : text;
+    return text !== "" && !Number.isNaN(Number(text)) && takes(schema, [Number(text)]) ? Number(text) : text;
   });
-  return items.length === 1 && typeof items[0] === "number" && takes(schema, items[0]) ? items[0] : items;
+  const [only] = items;
+  if (items.length > 1 || only === undefined) return items;
+  // One of a few words stays one, and so does a slip in it, of which the word's own message is better.
+  const isOne = typeof only === "number" ? takes(schema, only) : wordsOf(schema).length > 0;
+  return isOne ? only : items;
 }

@@ -7,8 +7,10 @@ import type { Tokenizer } from "../tokenizer/index.ts";
 import { TrainingArguments } from "../train/arguments.ts";
 import type { TrainerCallback } from "../train/callbacks.ts";
 import { EarlyStoppingCallback } from "../train/early-stopping.ts";
+import { PreferenceTrainer } from "../train/preference/trainer.ts";
 import { SFTTrainer } from "../train/sft.ts";
 import type { StepOptions } from "../train/step.ts";
+import { batchShape, planBatch } from "../train/step-programs.ts";
 import { trainingPolicy } from "../train/trainable.ts";
 import type { Trainer } from "../train/trainer.ts";
 import { UsageError } from "./exit.ts";
@@ -199,7 +201,9 @@ export function stepOptions({ options, args, optimizer }: Trainer): StepOptions 
 const LOOKED_AT = 200;
 
 /** The largest microbatch, by tokens, among the first epoch's first ones. */
-export async function largestMicrobatch({ options, args }: Trainer, limit = LOOKED_AT): Promise<Batch> {
+export async function largestMicrobatch(trainer: Trainer, limit = LOOKED_AT): Promise<Batch> {
+  const { options, args } = trainer;
+  if (trainer instanceof PreferenceTrainer) trainer.assumeReference();
   let largest: Batch | null = null;
   let seen = 0;
   for await (const batch of options.train.batches(0, args.perDeviceTrainBatchSize)) {
@@ -207,6 +211,13 @@ export async function largestMicrobatch({ options, args }: Trainer, limit = LOOK
     if (++seen >= limit) break;
   }
   return largest!;
+}
+
+/** The same of a trainer whose programs may depend on what it does first: planned, and nothing compiled. */
+export async function plannedMemory(trainer: Trainer) {
+  const batch = await largestMicrobatch(trainer);
+  const { program } = planBatch(stepOptions(trainer), "train", batchShape(batch));
+  return memoryText(trainer, { activations: program.arenaBytes }, batch.inputIds.length);
 }
 
 /** Memory of the steps to come, planned before the first one. */

@@ -128,6 +128,8 @@ test("a dry run finds what training would find, and exits with its code", async 
   await fails(1, /wrong\.jsonl:13.*chosen/s, "dpo", ...common(), "--data", data);
   const prompts = file("bare.jsonl", [{ prompt: "1+1=?" }]);
   await fails(2, /reward_funcs is missing/, "grpo", ...common(), "--data", prompts);
-  const rewarded = ["grpo", ...common(), "--data", prompts, "--reward-funcs", "number_match"];
-  await fails(2, /does not hold whole groups/, ...rewarded, "--num-generations", "3");
+  const rewarded = ["grpo", ...common(), "--reward-funcs", "number_match", "--num-generations", "3"];
+  await fails(2, /bare\.jsonl:1 has only \["prompt"\]/, ...rewarded, "--data", prompts);
+  const answered = file("answered.jsonl", [{ prompt: "1+1=?", answer: 2 }]);
+  await fails(2, /does not hold whole groups/, ...rewarded, "--data", answered);
 });

@@ -107,3 +107,58 @@ test("a file of settings has the method's section; wrong ones are named with the
   assert.match((await here("dpo", config)).stderr, /dpo\.yaml:3: unknown option "bta"; did you mean "beta"/);
   assert.match((await here("dpo", "--model", place.model, "--data", answers)).stderr, /answers\.jsonl:1.*chosen/s);
 });
+
+/** The loss of the first step. */
+async function firstLoss(...args: readonly string[]): Promise<number> {
+  const { code, stdout, stderr } = await here(...args, "--json");
+  assert.equal(code, 0, stderr);
+  return Number(rowsOf(stdout).find((row) => row.event === "log" && "loss" in row)!.loss);
+}
+
+test("before the first step the policy is its reference, whichever way that is had", async () => {
+  const trained = join(place.folder, "before");
+  const plain = [
+    "--model",
+    place.model,
+    "--threads",
+    "1",
+    "--save-strategy",
+    "no",
+    "--gradient-accumulation-steps",
+    "1",
+  ];
+  const steps = (name: string): string[] => ["--max-steps", "1", "--output", join(place.folder, name)];
+  const dpo = ["dpo", ...plain, "--data", pairs];
+  const lora = ["--r", "2", "--lora-alpha", "4"];
+  assert.ok((await firstLoss(...dpo, ...lora, "--max-steps", "3", "--learning-rate", "1e-2", "--output", trained)) > 0);
+  for (const more of [
+    ["--adapter", trained],
+    ["--full-finetuning"],
+    [...lora, "--precompute-ref-log-probs", "--ref-cache-dir", join(place.folder, "reference")],
+  ]) {
+    const loss = await firstLoss(...dpo, ...steps("after"), ...more);
+    assert.ok(Math.abs(loss - Math.log(2)) < 1e-4, `${more}: ${loss}`);
+    assert.equal((await here(...dpo, ...steps("none"), ...more, "--dry-run")).code, 0, `${more}`);
+  }
+  const kto = ["kto", ...plain, "--data", answers, ...steps("kto"), "--full-finetuning"];
+  assert.ok(Math.abs((await firstLoss(...kto)) - 0.5) < 1e-4);
+});
+
+test("lists of losses and weights, and settings that are inputs of a batch", async () => {
+  const losses = ["--loss-type", "sigmoid,sft", "--loss-weights", "1,0.5"];
+  assert.ok((await firstLoss("dpo", ...common("losses"), "--data", pairs, ...losses)) > Math.log(2));
+  const grpo = [
+    ...["grpo", "--model", place.model, "--threads", "1", "--output", join(place.folder, "bonus"), "--data", prompts],
+    ...["--num-generations", "4", "--per-device-train-batch-size", "4", "--max-completion-length", "4"],
+    ...["--max-steps", "2", "--save-strategy", "no", "--reward-funcs", "number_match"],
+    ...["--gradient-accumulation-steps", "1"],
+  ];
+  for (const more of [
+    ["--entropy-coef", "0.1"],
+    ["--use-adaptive-entropy", "--top-entropy-quantile", "0.5"],
+    ["--full-finetuning", "--num-iterations", "2"],
+  ]) {
+    assert.ok(Number.isFinite(await firstLoss(...grpo, ...more)), `${more}`);
+    assert.equal((await here(...grpo, ...more, "--dry-run")).code, 0, `${more}`);
+  }
+});

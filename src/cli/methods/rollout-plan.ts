@@ -3,6 +3,7 @@ import { type DecodingShape, planDecoding } from "../../generate/plan-decoding.t
 import type { Program } from "../../graph/program.ts";
 import type { CausalLM } from "../../models/model.ts";
 import type { PeftModel } from "../../peft/index.ts";
+import { hasEntropyBonus } from "../../train/rl/entropy-control.ts";
 import type { GRPOConfig } from "../../train/rl/grpo.ts";
 import { trainsOffPolicy } from "../../train/rl/grpo-policy.ts";
 import { policyBatch, responseBatch, valueBatch } from "../../train/rl/ppo-batches.ts";
@@ -49,7 +50,14 @@ export function grpoPlan({ trainer, tokenizer, trainDataset, evalDataset }: Roll
   }));
   const update = sampleBatch(samples, batch * maxCompletionLength);
   const keep = { keep: { data: new Float32Array(update.inputIds.length), shape: [update.inputIds.length] } };
-  const largest = args.topEntropyQuantile === 1 ? update : { ...update, inputs: { ...update.inputs, ...keep } };
+  const largest = {
+    ...update,
+    inputs: {
+      ...update.inputs,
+      ...(args.topEntropyQuantile < 1 && keep),
+      ...(hasEntropyBonus(args) && { entropyCoef: { data: new Float32Array(1), shape: [1] } }),
+    },
+  };
   const sequences = Math.max(
     sequencesAtOnce(generationBatchSize, copies),
     held.length > 0 ? sequencesAtOnce(args.perDeviceEvalBatchSize, args.numGenerationsEval ?? copies) : 0,

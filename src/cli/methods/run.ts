@@ -10,7 +10,7 @@ import {
   describeModel,
   loadForTraining,
   memoryText,
-  stepMemory,
+  plannedMemory,
   stepOptions,
   type TrainingMetrics,
   type TrainingOutput,
@@ -108,7 +108,7 @@ async function fit(
   out: TrainingOutput,
 ): Promise<TrainingMetrics> {
   for (const line of rollouts?.lines ?? reportLines(trainer)) out.note(line);
-  const memory = rollouts ? rolloutMemory(trainer, rollouts) : await stepMemory(trainer);
+  const memory = rollouts ? rolloutMemory(trainer, rollouts) : await plannedMemory(trainer);
   out.note(memory.text);
   const { maxSteps } = trainer.state;
   const rows = rollouts?.counts.prompts ?? trainer.options.train.length;

@@ -129,6 +129,19 @@ export class PreferenceTrainer<T extends Scorable> extends Trainer {
     return super.predict(source, prefix);
   }
 
+  /**
+   * Gives rows numbers without meaning where the reference's are to be computed beforehand, so that their programs can be
+   * planned without running it. Training puts the right ones in their place.
+   */
+  assumeReference(): void {
+    const { train } = this.options;
+    if (!this.pass || !(train instanceof ItemSource) || this.scored.has(train)) return;
+    const items = train.items as T[];
+    items.forEach((item, i) => {
+      items[i] = { ...item, reference: [0, 0] };
+    });
+  }
+
   /** The adapter or model, with the tokenizer beside it. */
   override async saveModel(dir: string = this.args.outputDir): Promise<void> {
     await super.saveModel(dir);
