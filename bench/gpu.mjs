@@ -1,5 +1,6 @@
 // Everything that is measured on a GPU, in one run: npm run bench:gpu
 //   node bench/gpu.mjs [--sections kernels,steps,…] [--models llama3-8b,qwen2-7b,gemma2-9b] [--python python3] [--seconds 600]
+//     [--rivals peft,bitsandbytes,unsloth] [--shapes 8x512,2x2048,8x2048] (those of the rivals)
 // Sections, in this order: kernels, attention, steps, rivals, first-step, long, longest, trajectory, quickstart, decode,
 // dpo, ppo. The last two time --rl-models (llama3-1b,llama3-8b) against TRL, which may be in folders of its own: --trl FOLDER
 // for DPO, --trl-ppo FOLDER for PPO, which TRL has not had since 1.13 (1.12.0 is what is meant).
@@ -28,6 +29,8 @@ const { values: flags } = parseArgs({
     python: { type: "string", default: "python3" },
     trl: { type: "string" },
     "trl-ppo": { type: "string" },
+    rivals: { type: "string", default: "peft,bitsandbytes,unsloth" },
+    shapes: { type: "string", default: "8x512,2x2048,8x2048" },
     seconds: { type: "string", default: "600" },
     case: { type: "string", multiple: true, default: [] },
     model: { type: "string", default: "llama3-8b" },
@@ -73,7 +76,8 @@ const wants = (section) => sections.includes(section);
 const caseFlags = (cases) => cases.flatMap((one) => ["--case", one]);
 const timing = ["--steps", flags.steps, "--warmup", flags.warmup, "--table", flags.table];
 const shape = (model) => ["--name", model, "--shape", JSON.stringify(shapeOf(model, Number(flags.layers)))];
-const SHAPES = ["8x512", "2x2048", "8x2048"];
+const shapes = flags.shapes.split(",");
+const rivals = flags.rivals.split(",");
 
 /** Cases of the table, those of less memory first. The last one's kernels are listed. */
 const TABLE = [
@@ -104,7 +108,7 @@ if (flags.case.length > 0) {
 if (wants("kernels")) await node("kernels");
 if (wants("attention")) {
   for (const model of models)
-    await python("peft_gpu.py", [...shape(model), ...SHAPES.flatMap((one) => ["--attention", one])]);
+    await python("peft_gpu.py", [...shape(model), ...shapes.flatMap((one) => ["--attention", one])]);
   if (existsSync(script("attention_gpu.mjs"))) await run(process.execPath, [script("attention_gpu.mjs")], {});
 }
 if (wants("steps")) {
@@ -117,10 +121,10 @@ if (wants("steps")) {
 }
 if (wants("rivals")) {
   for (const model of models) {
-    const cases = caseFlags(SHAPES);
-    await python("peft_gpu.py", [...shape(model), ...cases]);
-    await python("peft_gpu.py", [...shape(model), ...cases, "--quant", "nf4"]);
-    await python("peft_gpu.py", [...shape(model), ...cases, "--unsloth"]);
+    const about = [...shape(model), ...caseFlags(shapes)];
+    if (rivals.includes("peft")) await python("peft_gpu.py", about);
+    if (rivals.includes("bitsandbytes")) await python("peft_gpu.py", [...about, "--quant", "nf4"]);
+    if (rivals.includes("unsloth")) await python("peft_gpu.py", [...about, "--unsloth"]);
   }
 }
 if (wants("first-step")) {

@@ -11,6 +11,7 @@ import argparse
 import importlib.util
 import json
 import os
+import shutil
 import statistics
 import tempfile
 import time
@@ -114,14 +115,17 @@ def with_unsloth(a: argparse.Namespace, shape: dict):
 
     import torch
 
-    folder = tempfile.mkdtemp(prefix="unsloth-bench-")
-    model, _ = base_model(argparse.Namespace(quant="none"), shape)
-    model.save_pretrained(folder)
-    del model
-    torch.cuda.empty_cache()
-    number_tokenizer(shape["vocab_size"]).save_pretrained(folder)
-    longest = max(length for _, length in cases(a.case))
-    model, _ = FastLanguageModel.from_pretrained(folder, max_seq_length=longest, load_in_4bit=True, dtype=None)
+    # Memory rather than a disk where there is plenty: only steps are timed.
+    memory = "/dev/shm"
+    roomy = os.path.isdir(memory) and shutil.disk_usage(memory).free > 64 * 2**30
+    with tempfile.TemporaryDirectory(prefix="unsloth-bench-", dir=memory if roomy else None) as folder:
+        model, _ = base_model(argparse.Namespace(quant="none"), shape)
+        model.save_pretrained(folder)
+        del model
+        torch.cuda.empty_cache()
+        number_tokenizer(shape["vocab_size"]).save_pretrained(folder)
+        longest = max(length for _, length in cases(a.case))
+        model, _ = FastLanguageModel.from_pretrained(folder, max_seq_length=longest, load_in_4bit=True, dtype=None)
     return FastLanguageModel.get_peft_model(
         model, r=16, lora_alpha=16, target_modules=LINEARS, use_gradient_checkpointing="unsloth"
     )
