@@ -1,7 +1,7 @@
 // Everything that is measured on a GPU, in one run: npm run bench:gpu
 //   node bench/gpu.mjs [--sections kernels,steps,…] [--models llama3-8b,qwen2-7b,gemma2-9b] [--python python3] [--seconds 600]
 //     [--rivals peft,bitsandbytes,unsloth] [--shapes 8x512,2x2048,8x2048] (those of the rivals)
-// Sections, in this order: kernels, attention, steps, rivals, first-step, long, longest, trajectory, quickstart, decode,
+// Sections, in this order: kernels, attention, steps, fp8, rivals, first-step, long, longest, trajectory, quickstart, decode,
 // dpo, ppo. The last two time --rl-models (llama3-1b,llama3-8b) against TRL, which may be in folders of its own: --trl FOLDER
 // for DPO, --trl-ppo FOLDER for PPO, which TRL has not had since 1.13 (1.12.0 is what is meant).
 // With OUT set, gpu.json (every result) and gpu.md (tables) go there, else into the current folder. Each part is a process of
@@ -51,6 +51,7 @@ const ALL = [
   "kernels",
   "attention",
   "steps",
+  "fp8",
   "rivals",
   "first-step",
   "long",
@@ -116,9 +117,8 @@ if (wants("steps")) {
     const attention = ["--attention", JSON.stringify(fastestAttention(model))];
     await node("steps", ["--model", model, ...caseFlags(TABLE), ...layers, ...timing, "--floor", ...attention]);
   }
-  const [first] = models;
-  await node("steps", ["--model", first, "--case", "8x2048:budget", ...layers, ...timing, "--fp8"]);
 }
+if (wants("fp8")) await node("steps", ["--model", models[0], "--case", "8x2048:budget", ...layers, ...timing, "--fp8"]);
 if (wants("rivals")) {
   for (const model of models) {
     const about = [...shape(model), ...caseFlags(shapes)];
