@@ -20,6 +20,8 @@ export interface Sketch extends Disposable {
   readonly tokenizer: Tokenizer;
   /** Bytes there are on the device. */
   readonly memory: number;
+  /** Whether an adapter goes on being trained. */
+  readonly continues: boolean;
   /** The model with what is to be trained; call once. */
   adapted(defaults?: Readonly<Record<string, unknown>>): Promise<PeftModel | CausalLM>;
 }
@@ -43,6 +45,7 @@ export async function openSketch(
       lm,
       tokenizer: await loadTokenizer(path),
       memory,
+      continues: adapter !== null || settings.model.adapter !== null,
       adapted: async (defaults) =>
         adapter ? await PeftModel.fromPretrained(lm, adapter, { isTrainable: true }) : adapt(lm, settings, defaults),
       [Symbol.dispose]: () => backend.dispose(),

@@ -90,6 +90,19 @@ test("dpo: rows kept and left out with their places, steps, and the memory that 
   assert.match(stdout, /dry run: nothing was trained/);
 });
 
+test("an adapter that goes on being trained is counted twice: its copy is the reference", async () => {
+  const data = ["--data", file("again.jsonl", pairs())];
+  const output = join(place.folder, "trained");
+  const first = ["dpo", ...common(), ...data, "--output", output, "--log-level", "error"];
+  assert.equal((await here(...first)).code, 0);
+  const again = ["dpo", "--model", place.model, "--threads", "1", "--output", join(place.folder, "none"), ...data];
+  const [fresh, copied] = [await planned(...again, "--r", "2"), await planned(...again, "--adapter", output)];
+  assert.equal(copied.fixed.adapter, 2 * fresh.fixed.adapter!);
+  assert.match((await here(...again, "--adapter", output, "--dry-run")).stdout, /the adapter as it is now.*a copy/);
+  const simpo = await planned("cpo", ...again.slice(1), "--adapter", output);
+  assert.equal(simpo.fixed.adapter, fresh.fixed.adapter);
+});
+
 test("every method on answers has a dry run", async () => {
   const data = file("some.jsonl", pairs());
   const labelled = numbers.map(([a, b], i) => ({ prompt: `${a}+${b}=?`, completion: ` ${a + b}`, label: i % 2 === 0 }));

@@ -3,6 +3,7 @@ import type { Batch } from "../../data/collate.ts";
 import type { Program } from "../../graph/program.ts";
 import { numel } from "../../graph/types.ts";
 import { formatCount } from "../../models/describe.ts";
+import { FrozenAdapter, type PeftModel } from "../../peft/index.ts";
 import { batchShape, planBatch } from "../../train/step-programs.ts";
 import type { Trainer } from "../../train/trainer.ts";
 import { stepLines, stepsOf } from "../dry-run.ts";
@@ -25,6 +26,9 @@ export async function methodDryRun(method: CliMethod, settings: MethodSettings, 
   const model = await sketch.adapted(method.adapterDefaults);
   const parts = { model, tokenizer, ...rows };
   using trainer = await method.trainer({ ...parts, callbacks: [], ...trainerOptions(method, settings, true) });
+  // What training would take before its first step, if the adapter has an effect; which a sketch cannot tell.
+  const copies = sketch.continues && (method.copiesAdapter?.(trainer.args) ?? false);
+  if (copies) await FrozenAdapter.of((model as PeftModel).adapter);
   const rollouts = method.rollouts?.({ trainer, ...parts }) ?? null;
   const batches: Readonly<Record<string, Batch>> = rollouts?.training ?? {
     update: await largestMicrobatch(trainer, Number.POSITIVE_INFINITY),
@@ -50,6 +54,7 @@ export async function methodDryRun(method: CliMethod, settings: MethodSettings, 
   const trained = trainer.optimizer.trainables.reduce((sum, { tensor }) => sum + numel(tensor.shape), 0);
   const lines = [
     `${name}: ${lm.config.family}, ${lm.config.layers} layers; ${formatCount(trained)} numbers trained`,
+    ...(copies ? ["the reference is the adapter as it is now, of which memory holds a copy"] : []),
     ...(rollouts?.lines ?? reportLines(trainer)),
     ...(rollouts ? rolloutSteps(trainer) : stepLines(steps)),
     "",

@@ -25,6 +25,7 @@ export const GRPO: CliMethod = {
   evalMetrics: ["eval_loss", "eval_reward"],
   sweepMetrics: ["eval_reward", "train_reward"],
   trainMetric: "reward",
+  copiesAdapter: (args) => (args as GRPOConfig).beta !== 0 && (args as GRPOConfig).refAdapterName === null,
   rollouts: grpoPlan,
   async trainer({ options, own, ...parts }) {
     const names = own.rewardFuncs as string | readonly string[] | undefined;

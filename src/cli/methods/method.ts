@@ -2,6 +2,7 @@ import type { Dataset } from "../../data/index.ts";
 import type { CausalLM } from "../../models/model.ts";
 import type { PeftModel } from "../../peft/index.ts";
 import type { Tokenizer } from "../../tokenizer/index.ts";
+import type { TrainingArguments } from "../../train/arguments.ts";
 import type { TrainerCallback } from "../../train/callbacks.ts";
 import type { Trainer } from "../../train/trainer.ts";
 import { OptionError } from "../../util/options.ts";
@@ -40,6 +41,8 @@ export interface CliMethod extends TrainingMethod {
   /** A logged number whose mean over the training goes to the results, as train_<name>. */
   readonly trainMetric?: string;
   trainer(parts: MethodParts): Trainer | Promise<Trainer>;
+  /** Whether an adapter that was trained before is copied, to be the reference. */
+  readonly copiesAdapter?: (args: TrainingArguments) => boolean;
   /** Of a method that trains on what its model generates: what that takes. */
   rollouts?(parts: RolloutParts): RolloutPlan;
 }

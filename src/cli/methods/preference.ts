@@ -27,6 +27,7 @@ export const DPO: CliMethod = {
   defaults: METHOD_DEFAULTS,
   isForeign: takenBy(DPOConfig),
   evalMetrics: EVALUATION,
+  copiesAdapter: (args) => (args as DPOConfig).refAdapterName === null,
   trainer: ({ options, own: _, ...parts }) => new DPOTrainer({ ...parts, args: new DPOConfig(options) }),
 };
 
@@ -66,5 +67,6 @@ export const KTO: CliMethod = {
   defaults: METHOD_DEFAULTS,
   isForeign: takenBy(KTOConfig),
   evalMetrics: ["eval_loss", "eval_rewards/margins"],
+  copiesAdapter: (args) => (args as KTOConfig).refAdapterName === null,
   trainer: ({ options, own: _, ...parts }) => new KTOTrainer({ ...parts, args: new KTOConfig(options) }),
 };
