@@ -105,6 +105,8 @@ test("a file of settings has the method's section; wrong ones are named with the
   assert.match(stderr, /16|rows/);
   writeFileSync(config, text("bta: 0.2"));
   assert.match((await here("dpo", config)).stderr, /dpo\.yaml:3: unknown option "bta"; did you mean "beta"/);
+  writeFileSync(config, text("sync_ref_model: true"));
+  assert.match((await here("dpo", config)).stderr, /dpo\.yaml:3: syncRefModel true cannot be had: the reference stays/);
   assert.match((await here("dpo", "--model", place.model, "--data", answers)).stderr, /answers\.jsonl:1.*chosen/s);
 });
 

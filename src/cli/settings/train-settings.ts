@@ -197,7 +197,7 @@ export function trainingTable(method: TrainingMethod): SettingsTable {
       return (
         isNone(withoutUnsupported(where, one)) ||
         isNone(withoutForeign(where, { [camelCase(key)]: value }, FOREIGN_ARGUMENTS)) ||
-        method.isForeign(one)
+        isForeignTo(method, one, where)
       );
     },
   });
@@ -205,6 +205,16 @@ export function trainingTable(method: TrainingMethod): SettingsTable {
 
 /** Everything `unsloth train` can be told. */
 export const TRAIN_TABLE = trainingTable(SFT);
+
+/** Errors that say why an option cannot be had get its place in the file. */
+function isForeignTo(method: TrainingMethod, option: Readonly<Record<string, unknown>>, where: string): boolean {
+  try {
+    return method.isForeign(option);
+  } catch (error) {
+    if (error instanceof OptionError) throw new UsageError(error.message.replace(/^\w+: /, `${where}: `));
+    throw error;
+  }
+}
 
 /** Whether TRL has an option that steers nothing here: the parser takes those, and calls others unknown. */
 function isForeignSft(option: Record<string, unknown>): boolean {
