@@ -42,7 +42,13 @@ export class InitialAdapter {
   async begin({ resumeFromCheckpoint }: TrainOptions, args: TrainingArguments, forget: () => void): Promise<void> {
     const from = resumeFromCheckpoint ?? args.resumeFromCheckpoint;
     const folder = from === true ? await getLastCheckpoint(args.outputDir) : from;
-    if (!folder) return this.take();
+    if (!folder) {
+      const before = this.copy;
+      await this.take();
+      // Somebody may have asked for a program already.
+      if (this.copy !== before) forget();
+      return;
+    }
     // Not the policy's: where there is none, training began from the base model.
     const file = join(folder, FILE);
     this.taken ??= Promise.resolve();

@@ -13,11 +13,13 @@ interface Run {
   readonly options?: Record<string, unknown>;
   /** Evaluate before training, which is when the reference is first needed. */
   readonly evaluates?: boolean;
+  /** Plan a step's program before training. */
+  readonly plans?: boolean;
   readonly stopAt?: number;
 }
 
 /** Trains a model, which is freed. */
-async function run(trainer: "dpo" | "kto", { model: policy, options = {}, evaluates, stopAt }: Run) {
+async function run(trainer: "dpo" | "kto", { model: policy, options = {}, evaluates, plans, stopAt }: Run) {
   using model = policy;
   const single = trainer === "kto";
   const rows = { train: single ? data.train_singles : data.train, evaluation: single ? data.eval_singles : data.eval };
@@ -33,6 +35,9 @@ async function run(trainer: "dpo" | "kto", { model: policy, options = {}, evalua
       if (state.globalStep === stopAt) control.shouldTrainingStop = true;
     },
   });
+  if (plans) {
+    for await (const batch of made.options.train.batches(0, 2)) made.runner.program("train", batch);
+  }
   if (evaluates) await made.evaluate();
   await made.train();
   return { history: withoutSpeed(made.state.logHistory), weights: await trainedBytes(made) };
@@ -52,6 +57,11 @@ for (const trainer of ["dpo", "kto"] as const) {
     assert.notDeepEqual(trained.history, other.history);
   });
 }
+
+test("a program made before training is made again for the reference", async () => {
+  const plain = await run("dpo", { model: await policyModel() });
+  assert.deepEqual(await run("dpo", { model: await policyModel(), plans: true }), plain);
+});
 
 test("resumed with the adapter of the checkpoint, a training has the reference it began with, bit for bit", async () => {
   for (const precomputeRefLogProbs of [false, true]) {
