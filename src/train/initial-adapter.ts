@@ -29,9 +29,9 @@ export class InitialAdapter {
     return this.copy;
   }
 
-  /** Takes the copy, if it has not been taken yet. */
-  take(): Promise<void> {
-    this.taken ??= this.copyNow();
+  /** Takes the copy, if it has not been taken yet; `forget` then drops what was traced without it. */
+  take(forget: () => void = () => undefined): Promise<void> {
+    this.taken ??= this.copyNow(forget);
     return this.taken;
   }
 
@@ -42,13 +42,7 @@ export class InitialAdapter {
   async begin({ resumeFromCheckpoint }: TrainOptions, args: TrainingArguments, forget: () => void): Promise<void> {
     const from = resumeFromCheckpoint ?? args.resumeFromCheckpoint;
     const folder = from === true ? await getLastCheckpoint(args.outputDir) : from;
-    if (!folder) {
-      const before = this.copy;
-      await this.take();
-      // Somebody may have asked for a program already.
-      if (this.copy !== before) forget();
-      return;
-    }
+    if (!folder) return this.take(forget);
     // Not the policy's: where there is none, training began from the base model.
     const file = join(folder, FILE);
     this.taken ??= Promise.resolve();
@@ -71,8 +65,10 @@ export class InitialAdapter {
     this.copy?.dispose();
   }
 
-  private async copyNow(): Promise<void> {
-    if (await hasEffect(this.source)) this.copy = await FrozenAdapter.of(this.source);
+  private async copyNow(forget: () => void): Promise<void> {
+    if (!(await hasEffect(this.source))) return;
+    this.copy = await FrozenAdapter.of(this.source);
+    forget();
   }
 }
 

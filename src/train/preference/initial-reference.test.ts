@@ -61,6 +61,8 @@ for (const trainer of ["dpo", "kto"] as const) {
 test("a program made before training is made again for the reference", async () => {
   const plain = await run("dpo", { model: await policyModel() });
   assert.deepEqual(await run("dpo", { model: await policyModel(), plans: true }), plain);
+  const evaluated = await run("dpo", { model: await policyModel(), evaluates: true, plans: true });
+  assert.deepEqual(evaluated.weights, plain.weights);
 });
 
 test("resumed with the adapter of the checkpoint, a training has the reference it began with, bit for bit", async () => {

@@ -115,7 +115,7 @@ export class PreferenceTrainer<T extends Scorable> extends Trainer {
 
   /** As Trainer's, for rows that are prepared as those for training are. Throws OptionError where no reference is left. */
   override async evaluate(data?: PreferenceDatasets | EvalSources, prefix?: string): Promise<LogRow> {
-    await this.initial?.take();
+    await this.initial?.take(() => this.runner.dispose());
     const sources = data && (isSources(data) ? data : evalSources(data, this.plan));
     for (const source of sourcesOf(sources ?? this.options.evaluation)) await this.score(source, "eval");
     return super.evaluate(sources, prefix);
@@ -123,7 +123,7 @@ export class PreferenceTrainer<T extends Scorable> extends Trainer {
 
   /** As Trainer's, for rows that are prepared as those for training are: a pair's chosen answers, then its rejected ones. */
   override async predict(data: Dataset<Row> | BatchSource, prefix?: string): Promise<PredictionOutput> {
-    await this.initial?.take();
+    await this.initial?.take(() => this.runner.dispose());
     const source = isBatchSource(data) ? data : evalSource(asDataset(this.plan.owner, data), this.plan);
     await this.score(source, "eval");
     return super.predict(source, prefix);
