@@ -15,6 +15,7 @@ import { randomFloats, relativeError } from "../../testing/kernels.ts";
 import { tinyModel } from "../../testing/tiny-model.ts";
 import type { Backend, DeviceTensor, HostArray } from "../backend.ts";
 import { openCpuBackend } from "../cpu/backend.ts";
+import { CollectingBackend } from "./collect.test.support.ts";
 import { gpu, skip } from "./gpu.test.support.ts";
 
 /** Run a graph twice (a backend may replay the first run): the second run's outputs, equal to the first's. */
@@ -69,6 +70,10 @@ const SHAPES = [
   [16, 1024, [64, 80, 33]],
   [21, 576, [96]],
   [50, 2048, [128, 128]],
+  // So many features that a block has several tiles, and hands over sums in turn.
+  [1, 320, [4200]],
+  [2, 128, [12_000, 650]],
+  [12, 256, [9000, 33]],
 ] as const;
 
 for (const kind of ["nf4, double quantisation", "nf4", "bf16"]) {
@@ -115,6 +120,35 @@ for (const kind of ["nf4, double quantisation", "nf4", "bf16"]) {
     });
   }
 }
+
+test("products of few rows ask for no more shared memory than cards of each kind have", () => {
+  for (const [capability, kibibytes] of [
+    [80, 163],
+    [86, 99],
+    [89, 99],
+    [90, 227],
+    [120, 99],
+  ] as const) {
+    const backend = new CollectingBackend("bf16", capability);
+    for (const dtype of ["nf4", "bf16"] as const) {
+      for (const rows of [1, 8, 9, 16, 17, 32]) {
+        for (const features of [64, 4096, 14_336]) {
+          const graph = new Graph();
+          const w = backend.createTensor("w", dtype, [features, 4096], { role: "weight", doubleQuant: true });
+          graph.output("y", linear(graph.input("x", "bf16", [rows, 4096]), graph.use(w)));
+          backend.compile(plan(graph, { workspaceOf: backend.workspaceOf, rates: backend.rates }));
+        }
+      }
+    }
+    const launches = [...backend.launches.values()].filter(({ kernel }) => kernel === "few_rows");
+    assert.equal(launches.length, 6, `compute capability ${capability / 10}`);
+    for (const { sharedBytes, threads, defines } of launches) {
+      const what = `compute capability ${capability / 10}, ${JSON.stringify(defines)}`;
+      assert.ok(sharedBytes! <= kibibytes * 1024, `${what}: ${sharedBytes} bytes`);
+      assert.ok(threads <= 512, `${what}: ${threads} threads`);
+    }
+  }
+});
 
 const MAX_LENGTH = 700;
 for (const [heads, kvHeads, headDim] of [

@@ -176,8 +176,8 @@ function lowerNarrow(nodes: readonly Node[], to: Lowering): void {
   const alpha = number(nodes[0]!, "alpha");
   const features = nodes.reduce((sum, node) => sum + colsOf(node.outputs[0]!), 0);
   to.launch({
-    file: "gemv",
-    defines: { NF4: 0, NT: 1, MT: 1, Y: cType(floatOf(nodes[0]!.outputs[0]!)) },
+    file: "gemv_narrow",
+    defines: { Y: cType(floatOf(nodes[0]!.outputs[0]!)) },
     kernel: "few_narrow",
     grid: [features, Math.ceil(rowsOf(x) / 8)],
     threads: Math.min(512, 32 * Math.ceil(colsOf(x) / 8 / 32)),
@@ -249,7 +249,7 @@ function three(nodes: readonly Node[], words: (node: Node | undefined) => Kernel
   return [0, 1, 2].flatMap((i) => words(nodes[i]));
 }
 
-/** struct Narrow of gemv.cu. */
+/** struct Narrow of gemv_narrow.cu and prepare.cu. */
 function narrowPart(node: Node | undefined, to: Lowering): KernelArgument[] {
   const pointers = [node?.inputs[1], node?.outputs[0]].map((value) => pointer(to.address(value)));
   return [...pointers, int(node ? colsOf(node.outputs[0]!) : 0), int(0)];
