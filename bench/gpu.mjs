@@ -85,6 +85,7 @@ const TABLE = [
   "8x512:minimum+offload",
   "2x2048:minimum+offload",
   "2x2048:minimum",
+  "8x2048:minimum+offload",
   "8x2048:minimum",
   "2x2048:budget",
   "8x2048:budget+table",
