@@ -19,7 +19,7 @@ const STATE = "trainer_state.json";
 /** Adam's moments, and the number of updates done. */
 const OPTIMIZER = "optimizer.safetensors";
 /** What else a training needs to go on as if it had not stopped. */
-const TRAINING = "training_state.json";
+export const TRAINING = "training_state.json";
 /** For people; nothing reads it. */
 const ARGUMENTS = "training_args.json";
 

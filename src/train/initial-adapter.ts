@@ -3,6 +3,7 @@ import { join } from "node:path";
 import type { DeviceTensor } from "../backends/backend.ts";
 import { FrozenAdapter, hasEffect, type LoraAdapter } from "../peft/index.ts";
 import type { TrainingArguments } from "./arguments.ts";
+import { TRAINING } from "./checkpoint.ts";
 import { getLastCheckpoint } from "./checkpoint-folders.ts";
 import { readTensors, writeTensors } from "./tensor-files.ts";
 import type { TrainOptions } from "./training-run.ts";
@@ -31,29 +32,28 @@ export class InitialAdapter {
 
   /** Takes the copy, if it has not been taken yet; `forget` then drops what was traced without it. */
   take(forget: () => void = () => undefined): Promise<void> {
-    this.taken ??= this.copyNow(forget);
+    this.taken ??= this.copyNow(forget).catch((error: unknown) => {
+      // Another attempt may have the memory that this one lacked.
+      this.taken = null;
+      throw error;
+    });
     return this.taken;
   }
 
   /**
    * Before a training: takes the copy, or goes back to that of the checkpoint that is resumed. `forget` drops what was traced
-   * or computed with another reference.
+   * or computed with another reference. Throws FormatError, the reference left as it was.
    */
   async begin({ resumeFromCheckpoint }: TrainOptions, args: TrainingArguments, forget: () => void): Promise<void> {
     const from = resumeFromCheckpoint ?? args.resumeFromCheckpoint;
     const folder = from === true ? await getLastCheckpoint(args.outputDir) : from;
-    if (!folder) return this.take(forget);
-    // Not the policy's: where there is none, training began from the base model.
-    const file = join(folder, FILE);
-    this.taken ??= Promise.resolve();
+    // What cannot be resumed is no reason to have another reference; resuming says what is wrong with it.
+    if (!folder || !existsSync(join(folder, TRAINING))) return this.take(forget);
+    const copy = await this.readCopy(join(folder, FILE));
     forget();
-    if (existsSync(file)) {
-      this.copy ??= await FrozenAdapter.of(this.source);
-      await readTensors(file, byName(this.copy));
-    } else {
-      this.copy?.dispose();
-      this.copy = null;
-    }
+    this.copy?.dispose();
+    this.copy = copy;
+    this.taken = Promise.resolve();
   }
 
   /** Into a checkpoint. */
@@ -63,6 +63,19 @@ export class InitialAdapter {
 
   dispose(): void {
     this.copy?.dispose();
+  }
+
+  /** The copy of a checkpoint; null where it has none: that training began from the base model. */
+  private async readCopy(file: string): Promise<FrozenAdapter | null> {
+    if (!existsSync(file)) return null;
+    const copy = await FrozenAdapter.of(this.source);
+    try {
+      await readTensors(file, byName(copy));
+      return copy;
+    } catch (error) {
+      copy.dispose();
+      throw error;
+    }
   }
 
   private async copyNow(forget: () => void): Promise<void> {

@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
 import { existsSync } from "node:fs";
+import { truncate } from "node:fs/promises";
 import { join } from "node:path";
 import { test } from "node:test";
 import { getPeftModel, PeftModel } from "../../peft/index.ts";
@@ -13,13 +14,18 @@ interface Run {
   readonly options?: Record<string, unknown>;
   /** Evaluate before training, which is when the reference is first needed. */
   readonly evaluates?: boolean;
+  /** Checkpoints that training fails to resume from before it begins anew. */
+  readonly resumesInVain?: readonly string[];
   /** Plan a step's program before training. */
   readonly plans?: boolean;
   readonly stopAt?: number;
 }
 
 /** Trains a model, which is freed. */
-async function run(trainer: "dpo" | "kto", { model: policy, options = {}, evaluates, plans, stopAt }: Run) {
+async function run(
+  trainer: "dpo" | "kto",
+  { model: policy, options = {}, evaluates, resumesInVain, plans, stopAt }: Run,
+) {
   using model = policy;
   const single = trainer === "kto";
   const rows = { train: single ? data.train_singles : data.train, evaluation: single ? data.eval_singles : data.eval };
@@ -39,6 +45,7 @@ async function run(trainer: "dpo" | "kto", { model: policy, options = {}, evalua
     for await (const batch of made.options.train.batches(0, 2)) made.runner.program("train", batch);
   }
   if (evaluates) await made.evaluate();
+  for (const resumeFromCheckpoint of resumesInVain ?? []) await assert.rejects(made.train({ resumeFromCheckpoint }));
   await made.train();
   return { history: withoutSpeed(made.state.logHistory), weights: await trainedBytes(made) };
 }
@@ -99,6 +106,22 @@ test("a training that began with a new adapter goes on with the base model as it
       const model = await PeftModel.fromPretrained(await baseModel(), checkpoint, { isTrainable: true });
       const resume = { outputDir, resumeFromCheckpoint: true };
       assert.deepEqual(await run("dpo", { model, options: resume, evaluates }), straight);
+    }
+  });
+});
+
+test("a checkpoint that cannot be resumed from leaves the reference as it was", async () => {
+  const plain = await run("dpo", { model: await policyModel() });
+  await inFolder(async (outputDir) => {
+    await run("dpo", {
+      model: await policyModel(),
+      options: { outputDir, saveStrategy: "steps", saveSteps: 3 },
+      stopAt: 3,
+    });
+    const damaged = join(outputDir, "checkpoint-3");
+    await truncate(join(damaged, REFERENCE), 100);
+    for (const resumesInVain of [[join(outputDir, "nowhere")], [damaged], [damaged, join(outputDir, "nowhere")]]) {
+      assert.deepEqual(await run("dpo", { model: await policyModel(), resumesInVain }), plain);
     }
   });
 });
