@@ -2,8 +2,9 @@
 import { execFile, execFileSync } from "node:child_process";
 import { createHash } from "node:crypto";
 import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, writeFileSync } from "node:fs";
+import { createRequire } from "node:module";
 import { availableParallelism } from "node:os";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { promisify } from "node:util";
 
 const run = promisify(execFile);
@@ -49,6 +50,13 @@ function findCompiler() {
   }
 }
 
+/** Node-API's headers; npm puts a dependency's dependencies beside it, so they may be above the package's folder. */
+export function findHeaders(root) {
+  try {
+    return join(dirname(createRequire(join(root, "package.json")).resolve("node-api-headers/package.json")), "include");
+  } catch {}
+}
+
 /** Every file under native/, by relative path, in a fixed order. */
 export function nativeSources(root) {
   const files = readdirSync(join(root, "native"), { recursive: true, withFileTypes: true })
@@ -79,8 +87,8 @@ async function pool(tasks, width) {
 export async function buildNative(root, { out = join(root, "build", "native") } = {}) {
   const fallback = "The CPU backend will use its WebAssembly build.";
   if (process.platform === "win32") return skip(`Native CPU kernels are not built on Windows. ${fallback}`);
-  const headers = join(root, "node_modules", "node-api-headers", "include");
-  if (!existsSync(headers)) return skip(`node-api-headers is not installed, so no native CPU kernels. ${fallback}`);
+  const headers = findHeaders(root);
+  if (!headers) return skip(`node-api-headers is not installed, so no native CPU kernels. ${fallback}`);
   const compiler = findCompiler();
   if (!compiler) return skip(`No C++ compiler found (tried $CXX, c++, g++, clang++). ${fallback}`);
 

@@ -50,7 +50,7 @@ function addonFile(): string {
   if (!file) {
     throw new Error(
       `no native CPU kernels for ${process.platform}-${process.arch}: looked for ${candidates.join(" and ")}; ` +
-        "`npm run build` makes them where there is a C++ compiler",
+        "`node scripts/build.mjs native` makes them where there is a C++ compiler",
     );
   }
   return file;

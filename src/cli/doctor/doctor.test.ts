@@ -96,7 +96,7 @@ test("without native kernels: WebAssembly trains, with the reason and the remedy
   assert.equal(check(report, "qlora").ok, true);
   const native = check(report, "native");
   assert.deepEqual([native.ok, native.reason], [false, "no addon for plan9"]);
-  assert.match(native.remedy!, /C\+\+ compiler.*npm run build/);
+  assert.match(native.remedy!, /C\+\+ compiler.*build\.mjs native/);
   assert.match(
     reportLines(report, []).join("\n"),
     /❌ Kernel fusion not enabled.*\n +reason: no addon for plan9\n +remedy:/,

@@ -117,7 +117,7 @@ const named = (isa: string): string => ISAS[isa] ?? isa;
 const ROOT = fileURLToPath(new URL("../../../", import.meta.url));
 const REBUILD =
   `install a C++ compiler (Debian and Ubuntu: apt install g++; macOS: xcode-select --install), then run ` +
-  `"npm run build" in ${ROOT}`;
+  `"node scripts/build.mjs native" in ${ROOT}`;
 
 function memoryCheck({ totalBytes, availableBytes }: DoctorReport["memory"]): Check {
   const text = `Memory: ${formatBytes(availableBytes)} available of ${formatBytes(totalBytes)}`;
