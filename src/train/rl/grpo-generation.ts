@@ -7,20 +7,9 @@ import type { GRPOValues } from "./grpo-config.ts";
 import type { MetricLists } from "./metric-lists.ts";
 import type { PromptRow } from "./prompts.ts";
 import { callRewards, type RewardFunction, type TextOrMessages } from "./rewards.ts";
+import type { RolloutFunction } from "./rollout-function.ts";
 import type { Sample } from "./samples.ts";
 import { nanMean, nanStd } from "./statistics.ts";
-
-/**
- * Makes completions oneself, in place of sampling them from the model (tools, environments, recorded ones).
- * @returns ids of each completion, an end-of-sequence token included: `numGenerations` a prompt, together
- */
-export type RolloutFunction = (request: {
-  readonly prompts: readonly TextOrMessages[];
-  readonly promptIds: readonly (readonly number[])[];
-  readonly numGenerations: number;
-  readonly seed: number;
-  readonly trainerState: TrainerState;
-}) => Promise<readonly (readonly number[])[]> | readonly (readonly number[])[];
 
 export interface GenerationParts {
   readonly tokenizer: Tokenizer;
@@ -49,23 +38,22 @@ export async function generateSamples(
   const { tokenizer, settings, names, weights } = parts;
   const trainerState = parts.trainerState();
   const request = { prompts: rows.map(({ prompt }) => prompt), promptIds: rows.map(({ ids }) => ids) };
-  const made = await parts.complete({ ...request, numGenerations: copies, seed, trainerState });
-  const completionIds = checkedCompletions(made, rows.length * copies);
+  const completionIds = await parts.complete({ ...request, numGenerations: copies, seed, trainerState });
   const each = rows.flatMap((row) => Array.from({ length: copies }, () => row));
   const texts = completionIds.map((ids) => tokenizer.decode(ids, { skipSpecialTokens: true }));
   const completions = texts.map(
     (content, i): TextOrMessages => (typeof each[i]!.prompt === "string" ? content : [{ role: "assistant", content }]),
   );
-  const extra = new Map<string, readonly unknown[]>();
-  const called = new Map<string, number[]>();
-  const perFunction = await callRewards(parts.rewards, names, {
+  const {
+    rewards: perFunction,
+    columns: extra,
+    metrics: called,
+  } = await callRewards(parts.rewards, names, {
     ...columnsOf(each),
     prompts: each.map(({ prompt }) => prompt),
     completions,
     completionIds,
     trainerState,
-    logExtra: (column, values) => void extra.set(column, values),
-    logMetric: (name, value) => void called.set(name, [...(called.get(name) ?? []), value]),
   });
   warnUnscored(perFunction, texts);
   const { rewards, advantages, zeroStd } = groupAdvantages(perFunction, weights, copies, settings);
@@ -91,16 +79,6 @@ export async function generateSamples(
     return { prompt: each[i]!.ids, completion, advantage: advantages[i]!, trained, old: null, ref: null };
   });
   return { samples, tokens: samples.reduce((sum, s) => sum + s.prompt.length + s.completion.length, 0) };
-}
-
-function checkedCompletions(made: readonly (readonly number[])[], count: number): readonly (readonly number[])[] {
-  if (!Array.isArray(made) || made.length !== count) {
-    const found = Array.isArray(made) ? `${made.length} completions` : typeof made;
-    throw new Error(`rolloutFunc gave ${found}; expected ${count} lists of token ids`);
-  }
-  const empty = made.findIndex((ids) => !Array.isArray(ids) || ids.length === 0);
-  if (empty >= 0) throw new Error(`rolloutFunc: completion ${empty} is empty; expected at least one token`);
-  return made;
 }
 
 /** The data's other columns, an element a completion; a column that only some rows have is undefined for the others. */

@@ -11,12 +11,13 @@ import type { StepRunner } from "../step.ts";
 import type { CompletionsLog } from "./completions-log.ts";
 import { EntropyControl, hasEntropyBonus } from "./entropy-control.ts";
 import type { GRPOConfig } from "./grpo-config.ts";
-import { type GenerationParts, generateSamples, type RolloutFunction } from "./grpo-generation.ts";
+import { type GenerationParts, generateSamples } from "./grpo-generation.ts";
 import type { GRPOPolicy } from "./grpo-source.ts";
 import { MetricLists } from "./metric-lists.ts";
 import type { PromptRow } from "./prompts.ts";
 import type { RewardFunction } from "./rewards.ts";
 import { Rollouts } from "./rollout.ts";
+import { checkedRollouts, type RolloutFunction } from "./rollout-function.ts";
 import { perSample, type Sample, sampleBatch } from "./samples.ts";
 import { quantile } from "./statistics.ts";
 
@@ -86,9 +87,11 @@ export class Policy implements GRPOPolicy {
       ...parts,
       settings: args,
       trainerState: () => this.trainerState!(),
-      complete:
+      complete: checkedRollouts(
         rolloutFunc ??
-        (({ promptIds, numGenerations, seed }) => this.rollouts.complete(promptIds, numGenerations, seed)),
+          (({ promptIds, numGenerations, seed }) => this.rollouts.complete(promptIds, numGenerations, seed)),
+        { vocabSize: lm.config.vocabSize, shortest: 1 },
+      ),
     };
   }
 

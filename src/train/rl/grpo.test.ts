@@ -158,6 +158,35 @@ test("conversations: reward functions get messages, the columns, and may be asyn
   });
 });
 
+test("what reward functions log does not depend on which ends first", async () => {
+  const lists: { columns: string[]; note: unknown; shared: number }[] = [];
+  for (const slow of [0, 1]) {
+    const judge = (index: number): RewardFunction =>
+      async function judged({ completions, logExtra, logMetric }) {
+        if (index === slow) await new Promise((resolve) => setTimeout(resolve, 5));
+        logExtra(`own${index}`, completions);
+        logExtra(
+          "note",
+          completions.map(() => index),
+        );
+        // Their mean depends on the order in which they are added up.
+        for (const value of index === 0 ? [0.1] : [0.2, 0.3]) logMetric("shared", value);
+        return completions.map((_, i) => i % 2);
+      };
+    await inFolder(async (outputDir) => {
+      const args = { maxSteps: 1, logCompletions: true, outputDir };
+      using grpo = await trainer(args, { rewardFuncs: [judge(0), judge(1)] });
+      await grpo.train();
+      const file = readFileSync(join(outputDir, "completions", "completions_00001.jsonl"), "utf8");
+      const first = JSON.parse(file.split("\n")[0]!) as Record<string, unknown>;
+      lists.push({ columns: Object.keys(first), note: first.note, shared: grpo.state.logHistory[0]!.shared! });
+    });
+  }
+  assert.deepEqual(lists[1], lists[0]);
+  assert.deepEqual(lists[0]!.columns.slice(5), ["own0", "note", "own1", "advantage"]);
+  assert.equal(lists[0]!.note, 1);
+});
+
 test("evaluation samples, scores and logs; training goes on as if there had been none", async () => {
   const evaluation = { evalDataset: Dataset.fromList(rows.slice(0, 3)) };
   const args = { numGenerationsEval: 2, perDeviceEvalBatchSize: 4, beta: 0.1 };

@@ -13,17 +13,17 @@ import { type EvalSources, Trainer } from "../trainer.ts";
 import type { TrainOptions, TrainOutput } from "../training-run.ts";
 import { CompletionsLog, printTable } from "./completions-log.ts";
 import { GRPOConfig, type GRPOOptions } from "./grpo-config.ts";
-import type { RolloutFunction } from "./grpo-generation.ts";
 import { grpoLoss } from "./grpo-loss.ts";
 import { type GRPOReference, Policy } from "./grpo-policy.ts";
 import { GRPOEvalSource, GRPOSource } from "./grpo-source.ts";
 import { checkedLengths, type PromptRow, promptRows } from "./prompts.ts";
 import { type RewardFunction, rewardNames } from "./rewards.ts";
+import type { RolloutFunction } from "./rollout-function.ts";
 
 export { GRPO_LOSS_TYPES, GRPOConfig, type GRPOLossType, type GRPOOptions } from "./grpo-config.ts";
-export type { RolloutFunction } from "./grpo-generation.ts";
 export type { RewardArguments, RewardFunction, TextOrMessages } from "./rewards.ts";
 export { RewardError } from "./rewards.ts";
+export type { RolloutFunction } from "./rollout-function.ts";
 
 /** Rows with a `prompt` (text or messages), or several sets by name; other columns go to the reward functions. */
 export type PromptDatasets = Dataset<Row> | Readonly<Record<string, Dataset<Row>>>;

@@ -6,7 +6,6 @@ import { count, record } from "../python-json-reader.ts";
 import type { TrainerState } from "../state.ts";
 import type { StepRunner } from "../step.ts";
 import type { CompletionRow } from "./completions-log.ts";
-import type { RolloutFunction } from "./grpo-generation.ts";
 import type { EmitRollout } from "./grpo-policy.ts";
 import { MetricLists } from "./metric-lists.ts";
 import { type Episode, type Experience, estimate } from "./ppo-advantages.ts";
@@ -16,8 +15,9 @@ import type { PPOModels } from "./ppo-model.ts";
 import type { PPOPolicy } from "./ppo-source.ts";
 import { UpdateStatistics } from "./ppo-statistics.ts";
 import type { PromptRow } from "./prompts.ts";
-import { callRewards, RewardError, type RewardFunction, type TextOrMessages } from "./rewards.ts";
+import { callRewards, RewardError, type RewardFunction, type Rewards, type TextOrMessages } from "./rewards.ts";
 import { Rollouts } from "./rollout.ts";
+import { checkedRollouts, type RolloutFunction } from "./rollout-function.ts";
 
 export interface PPOPolicyParts {
   readonly lm: CausalLM;
@@ -66,8 +66,10 @@ export class PPORollouts implements PPOPolicy {
     };
     this.rollouts = new Rollouts(lm, { ...sampling, temperature: this.temperature });
     this.samples = new Rollouts(lm, { ...sampling, temperature: SAMPLE_TEMPERATURE + WARMER });
-    this.complete =
-      rolloutFunc ?? (({ promptIds, numGenerations, seed }) => this.rollouts.complete(promptIds, numGenerations, seed));
+    this.complete = checkedRollouts(
+      rolloutFunc ?? (({ promptIds, numGenerations, seed }) => this.rollouts.complete(promptIds, numGenerations, seed)),
+      { vocabSize: lm.config.vocabSize, shortest: 0 },
+    );
     // Where one token is both, it ends responses and belongs to them.
     this.padId = tokenizer.padTokenId === tokenizer.eosTokenId ? null : tokenizer.padTokenId;
   }
@@ -85,12 +87,11 @@ export class PPORollouts implements PPOPolicy {
     const trainerState = this.trainerState!();
     await this.emit?.("onRolloutBegin", { completions: rows.length });
     const made = await this.complete({ ...request, numGenerations: 1, seed, trainerState });
-    if (made.length !== rows.length) {
-      throw new Error(`rolloutFunc gave ${made.length} completions; expected ${rows.length} lists of token ids`);
-    }
     const width = made.reduce((most, { length }) => Math.max(most, length), 1);
     const responses = made.map((ids) => this.unpadded(ids));
-    const episodes = await this.score(rows, responses, width);
+    const given = await this.callReward(rows, responses);
+    for (const [name, values] of given?.metrics ?? []) for (const value of values) this.metrics.add(name, value);
+    const episodes = await this.score(rows, responses, width, given?.scores ?? null);
     const { experiences, metrics } = estimate(episodes, width, args);
     const eos = tokenizer.eosTokenId;
     const ends = made.reduce((sum, ids) => sum + ids.filter((id) => id === eos).length, 0);
@@ -115,7 +116,8 @@ export class PPORollouts implements PPOPolicy {
     );
     const responses = made.map((ids) => this.unpadded(ids));
     const width = made.reduce((most, { length }) => Math.max(most, length), 1);
-    const scored = await this.score(rows, responses, width);
+    const given = await this.callReward(rows, responses);
+    const scored = await this.score(rows, responses, width, given?.scores ?? null);
     return rows.map(({ prompt }, i) => ({
       prompt,
       completion: this.parts.tokenizer.decode(responses[i]!),
@@ -144,14 +146,17 @@ export class PPORollouts implements PPOPolicy {
     return end < 0 ? ids : ids.slice(0, end);
   }
 
-  /** Log-probabilities, values and scores of responses, `localRolloutForwardBatchSize` a forward pass. */
+  /**
+   * Log-probabilities, values and scores of responses, `localRolloutForwardBatchSize` a forward pass. `given`: the scores,
+   * where a function gave them and no reward adapter does.
+   */
   private async score(
     rows: readonly PromptRow[],
     responses: readonly (readonly number[])[],
     width: number,
+    given: Float64Array | null,
   ): Promise<Episode[]> {
-    const { args, tokenizer, reward } = this.parts;
-    const given = reward && (await this.callReward(reward, rows, responses));
+    const { args, tokenizer } = this.parts;
     const all = rows.map(({ ids }, i) => ({ prompt: ids, response: responses[i]! }));
     const size = args.localRolloutForwardBatchSize;
     const episodes: Episode[] = [];
@@ -184,15 +189,16 @@ export class PPORollouts implements PPOPolicy {
     return episodes;
   }
 
+  /** Scores by the reward function, and the numbers it logged; null: an adapter scores. */
   private async callReward(
-    reward: RewardFunction,
     rows: readonly PromptRow[],
     responses: readonly (readonly number[])[],
-  ): Promise<Float64Array> {
-    const { tokenizer } = this.parts;
+  ): Promise<{ scores: Float64Array; metrics: Rewards["metrics"] } | null> {
+    const { tokenizer, reward } = this.parts;
+    if (!reward) return null;
     const name = reward.name || "rewardModel";
     const columns = new Set(rows.flatMap((row) => Object.keys(row.columns)));
-    const [scores] = await callRewards([reward], [name], {
+    const { rewards, metrics } = await callRewards([reward], [name], {
       ...Object.fromEntries([...columns].map((column) => [column, rows.map((row) => row.columns[column])])),
       prompts: rows.map(({ prompt }) => prompt),
       completions: responses.map((ids, i): TextOrMessages => {
@@ -201,16 +207,15 @@ export class PPORollouts implements PPOPolicy {
       }),
       completionIds: responses,
       trainerState: this.trainerState!(),
-      logExtra: () => {},
-      logMetric: (metric, value) => this.metrics.add(metric, value),
     });
-    const none = scores!.findIndex(Number.isNaN);
+    const scores = rewards[0]!;
+    const none = scores.findIndex(Number.isNaN);
     if (none >= 0) {
       throw new RewardError(
         `the reward function "${name}" gave null for completion ${none}; PPO needs a number for each`,
       );
     }
-    return scores!;
+    return { scores, metrics };
   }
 }
 

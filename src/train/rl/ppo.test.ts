@@ -129,6 +129,37 @@ test("samples are shown as often as asked, from the evaluation prompts", async (
   });
 });
 
+test("samples that are shown do not count in the metrics of training", async () => {
+  const logging: RewardFunction = ({ completions, logMetric }) => {
+    logMetric("completions", completions.length);
+    return completions.map((_, i) => i % 2);
+  };
+  await inFolder(async (outputDir) => {
+    const options = { rewardModel: logging, evalDataset: Dataset.fromList(rows.slice(0, 3)) };
+    using ppo = await trainer({ numSampleGenerations: 2, outputDir, maxSteps: 2 }, options);
+    await ppo.train();
+    const counts = ppo.state.logHistory.filter((row) => "completions" in row).map(({ completions }) => completions);
+    assert.deepEqual(counts, [8, 8]);
+  });
+});
+
+test("a rolloutFunc's completions are checked", async () => {
+  const half = rows.slice(0, 8);
+  for (const [made, message] of [
+    [undefined, /rolloutFunc gave undefined; expected 8 lists of token ids/],
+    [[[5]], /rolloutFunc gave 1 completions; expected 8 lists/],
+    [half.map((_, i) => (i === 3 ? "t5" : [5])), /completion 3 is a string; expected a list of token ids/],
+    [
+      half.map((_, i) => (i === 2 ? [5, 61] : [5])),
+      /completion 2 has the token 61; expected whole numbers from 0 to 60/,
+    ],
+    [half.map((_, i) => (i === 2 ? [5, 1.5] : [5])), /completion 2 has the token 1.5; expected whole numbers/],
+  ] as const) {
+    using ppo = await trainer({}, { rolloutFunc: () => made as never });
+    await assert.rejects(ppo.train(), message);
+  }
+});
+
 test("settings and models that cannot be are refused, with what would work", async () => {
   assert.throws(
     () => new PPOConfig({ perDeviceTrainBatchSize: 8, numMiniBatches: 3 }),

@@ -6,7 +6,6 @@ import type { TrainingArgumentsOptions } from "../arguments.ts";
 import type { LogRow, TrainerCallback } from "../callbacks.ts";
 import { Trainer } from "../trainer.ts";
 import { CompletionsLog, printTable } from "./completions-log.ts";
-import type { RolloutFunction } from "./grpo-generation.ts";
 import { PPOConfig, type PPOOptions } from "./ppo-config.ts";
 import { ppoLoss } from "./ppo-loss.ts";
 import { ppoModels } from "./ppo-model.ts";
@@ -14,6 +13,7 @@ import { PPORollouts } from "./ppo-policy.ts";
 import { PPOSource } from "./ppo-source.ts";
 import { checkedLengths, type PromptRow, promptRows } from "./prompts.ts";
 import type { RewardFunction } from "./rewards.ts";
+import type { RolloutFunction } from "./rollout-function.ts";
 
 export { PPOConfig, type PPOOptions } from "./ppo-config.ts";
 export { type AddValueAdapterOptions, addValueAdapter } from "./ppo-model.ts";

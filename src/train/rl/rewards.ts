@@ -47,16 +47,38 @@ export function rewardNames(owner: string, functions: readonly unknown[]): strin
   return names;
 }
 
+/** What reward functions gave and logged, in the functions' order, whichever of them ended first. */
+export interface Rewards {
+  /** [function][completion], NaN for null. */
+  readonly rewards: readonly Float64Array[];
+  /** Columns of the printed and written completions; of two of one name the later function's. */
+  readonly columns: ReadonlyMap<string, readonly unknown[]>;
+  /** Numbers by the name of their metric. */
+  readonly metrics: ReadonlyMap<string, readonly number[]>;
+}
+
 /**
- * Calls every function at once and gives rewards[function][completion], NaN for null. Throws RewardError naming the
- * function that threw, or gave too few, too many or no numbers.
+ * Calls every function at once. Throws RewardError naming the function that threw, or gave too few, too many or no numbers.
  */
-export function callRewards(
+export async function callRewards(
   functions: readonly RewardFunction[],
   names: readonly string[],
-  batch: RewardArguments,
-): Promise<Float64Array[]> {
-  return Promise.all(functions.map((reward, i) => callOne(reward, names[i]!, batch)));
+  batch: Omit<RewardArguments, "logExtra" | "logMetric">,
+): Promise<Rewards> {
+  const columns: (readonly [string, readonly unknown[]])[][] = functions.map(() => []);
+  const numbers: (readonly [string, number])[][] = functions.map(() => []);
+  const rewards = await Promise.all(
+    functions.map((reward, i) =>
+      callOne(reward, names[i]!, {
+        ...batch,
+        logExtra: (column, values) => void columns[i]!.push([column, values]),
+        logMetric: (name, value) => void numbers[i]!.push([name, value]),
+      }),
+    ),
+  );
+  const metrics = new Map<string, number[]>();
+  for (const [name, value] of numbers.flat()) metrics.set(name, [...(metrics.get(name) ?? []), value]);
+  return { rewards, columns: new Map(columns.flat()), metrics };
 }
 
 async function callOne(reward: RewardFunction, name: string, batch: RewardArguments): Promise<Float64Array> {
