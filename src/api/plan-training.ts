@@ -18,7 +18,7 @@ import { type LocateOptions, locateModel } from "./locate.ts";
 import { openSketchDevice } from "./sketch-device.ts";
 import { sketchModel } from "./sketch-model.ts";
 
-export interface PlanTrainingOptions extends Pick<StorageOptions, "dtype">, WeightChoice {
+export interface PlanTrainingOptions extends Pick<StorageOptions, "dtype" | "offloadEmbedding">, WeightChoice {
   /** A model's folder, .gguf file, config.json, or id on the hub (of which only config.json is fetched). */
   readonly modelName: string;
   /** Tokens of a sequence. Default 2048, or the model's positions if these are fewer. */
@@ -76,6 +76,8 @@ export interface TrainingPlan {
     /** Rotary tables and maps. */
     readonly constants: number;
   };
+  /** Bytes in host memory beside those of a GPU: the input embeddings with offloadEmbedding. */
+  readonly host: number;
   readonly memory: number;
   readonly modes: readonly ModePlan[];
   readonly fits: boolean;
@@ -93,7 +95,8 @@ export async function planTraining(options: PlanTrainingOptions): Promise<Traini
   const weights = weightOptions("planTraining", options);
   const { backend, memory, warnings } = await openSketchDevice(options, options.memory);
   try {
-    const lm = sketchModel(path, backend, { dtype: storedAs(backend, options.dtype ?? null, weights), ...weights });
+    const dtype = storedAs(backend, options.dtype ?? null, weights);
+    const lm = sketchModel(path, backend, { dtype, ...weights, offloadEmbedding: options.offloadEmbedding ?? false });
     const model = weights.fullFinetuning ? lm : await getPeftModel(lm, options.lora);
     const plan = planModel(model, { ...options, memory });
     return { ...plan, warnings: [...plan.warnings, ...warnings] };
@@ -129,6 +132,7 @@ export function planModel(model: PeftModel | CausalLM, options: Omit<PlanTrainin
       maxSeqLength,
       tokens,
       ...step,
+      host: hostBytes(lm),
       memory,
       fits: step.modes.some((mode) => mode.fits),
       longest: longestLength(minimum, memory, config.maxPositions),
@@ -179,6 +183,9 @@ export function fixedBytes({ backend, config }: CausalLM, maxPositions: number):
   // Not as the backend counts them: planning has made tables for other lengths too.
   return { weights, adapter, gradients, optimizer, constants: 4 * maxPositions * config.headDim };
 }
+
+/** Bytes in host memory beside those of a GPU. */
+export const hostBytes = ({ backend }: CausalLM): number => backend.memory().host ?? 0;
 
 const sum = (parts: TrainingPlan["fixed"]): number => Object.values(parts).reduce((total, bytes) => total + bytes, 0);
 

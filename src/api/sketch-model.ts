@@ -30,9 +30,9 @@ export function sketchModel(path: string, backend: Backend, options: StorageOpti
   const quantized = hfConfig.quantization_config !== undefined && !options.fullFinetuning;
   const stored = planStorage(weights, { ...options, loadIn4bit: options.loadIn4bit || quantized });
   const parameters = new Map(
-    stored.map(({ spec, dtype, quantization }) => [
+    stored.map(({ spec, dtype, quantization, host }) => [
       spec.name,
-      backend.createTensor(spec.name, dtype, spec.shape, { role: "weight", ...quantization }),
+      backend.createTensor(spec.name, dtype, spec.shape, { role: "weight", ...quantization, ...(host && { host }) }),
     ]),
   );
   return new CausalLM({ backend, config: decoder, hfConfig, parameters, nameOrPath: path });

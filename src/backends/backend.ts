@@ -47,6 +47,8 @@ export interface BackendMemory {
   readonly peak: number;
   readonly arena: number;
   readonly tensors: Readonly<Record<TensorRole, number>>;
+  /** Of tensors in host memory, on a backend with memory of its own: not among the others. */
+  readonly host?: number;
 }
 
 export type HostArray = Float32Array | Int32Array | Uint32Array | Uint8Array;

@@ -21,11 +21,13 @@ export interface Workplace extends Disposable {
 
 const TOKENIZER = ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja"];
 
-export async function makeWorkplace(): Promise<Workplace> {
+/** @param overrides of the model's config.json */
+export async function makeWorkplace(overrides: Readonly<Record<string, unknown>> = {}): Promise<Workplace> {
   const folder = mkdtempSync(join(tmpdir(), "unsloth-cli-"));
   const model = join(folder, "model");
   using backend = await openCpuBackend({ threads: 1 });
-  const config = tinyConfig("qwen2", { vocab_size: 448, torch_dtype: "float32", max_position_embeddings: 256 });
+  const own = { vocab_size: 448, torch_dtype: "float32", max_position_embeddings: 256, ...overrides };
+  const config = tinyConfig("qwen2", own);
   await saveModel(await createRandomModel({ config, backend, seed: 7 }), model);
   for (const name of TOKENIZER) cpSync(`${FIXTURES}qwen2/${name}`, join(model, name));
   const rows = (from: number, to: number): string =>

@@ -1,4 +1,4 @@
-import { planStep } from "../api/plan-training.ts";
+import { hostBytes, planStep } from "../api/plan-training.ts";
 import { numel } from "../graph/types.ts";
 import { formatCount } from "../models/describe.ts";
 import { warmupSteps } from "../optim/schedule.ts";
@@ -22,7 +22,7 @@ export async function dryRun(settings: TrainSettings, json: boolean): Promise<vo
   const { inputIds } = await largestMicrobatch(trainer, Number.POSITIVE_INFINITY);
   const tokens = inputIds.length;
   const { maxPositions } = trainer.options;
-  const plan = { ...planStep(lm, trainer.optimizer, { tokens, maxPositions, memory }), memory };
+  const plan = { ...planStep(lm, trainer.optimizer, { tokens, maxPositions, memory }), host: hostBytes(lm), memory };
   const steps = stepsOf(trainer, data.evalDataset?.length ?? 0);
   if (json) return print(JSON.stringify({ ...steps, tokens, ...plan, modes: modesJson(plan.modes) }, null, 2));
   const trained = trainer.optimizer.trainables.reduce((sum, { tensor }) => sum + numel(tensor.shape), 0);
@@ -32,7 +32,7 @@ export async function dryRun(settings: TrainSettings, json: boolean): Promise<vo
     ...stepLines(steps),
     "",
     `largest microbatch of the first epoch: ${tokens} tokens`,
-    ...fixedLines(plan.fixed),
+    ...fixedLines(plan.fixed, plan.host),
     "",
     ...modeLines(plan),
     "",

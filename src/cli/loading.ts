@@ -11,12 +11,23 @@ import type { Tokenizer } from "../tokenizer/index.ts";
 import type { CliCommand } from "./command.ts";
 import { UsageError } from "./exit.ts";
 import { addSchemaFlags, kebab, optionKey, schemaValues } from "./flags.ts";
+import { placed } from "./settings/placed-errors.ts";
 import { formatBytes, note } from "./terminal.ts";
 
 /** Flags that say where to compute. */
 export const deviceShape = {
   device: z.enum(DEVICES).default("auto").describe("where to compute; auto: a GPU where one can be used"),
   threads: z.number().int().positive().optional().describe("CPU threads (default: all); they ask for the CPU"),
+};
+
+/** A flag about the memory of a model's input embeddings. */
+export const offloadShape = {
+  offloadEmbedding: z
+    .boolean()
+    .default(false)
+    .describe(
+      "keep the input embeddings in host memory, for a GPU short of its own (not where the head is their table)",
+    ),
 };
 
 const modelSchema = z.strictObject({
@@ -27,6 +38,7 @@ const modelSchema = z.strictObject({
   loadIn8bit: z.boolean().optional().describe("quantise the weights to 8 bits"),
   ...deviceShape,
   dtype: z.enum(["float32", "bfloat16", "float16"]).optional().describe("how other weights are kept"),
+  ...offloadShape,
 });
 
 /** Flags that say which model to use. */
@@ -56,6 +68,8 @@ export async function loadFromFlags(flags: Readonly<Record<string, unknown>>): P
     modelName: name,
     onDevice: note,
     onProgress: loadingLine(name),
+  }).catch((error: unknown) => {
+    throw placed(error, (option) => (flags[optionKey(option)] === undefined ? undefined : `--${kebab(option)}`));
   });
   const own = loaded instanceof PeftModel ? (loaded as PeftModel) : null;
   const lm = own?.model ?? loaded;

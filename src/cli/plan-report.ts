@@ -16,13 +16,14 @@ const PARTS: readonly (readonly [keyof FixedBytes, string])[] = [
 
 const MODES: Readonly<Record<ModePlan["mode"], string>> = { keep: "false", recompute: "true", unsloth: "unsloth" };
 
-/** Where the memory goes that stays from step to step. */
-export function fixedLines(fixed: FixedBytes): string[] {
+/** Where the memory goes that stays from step to step; `host`: bytes of input embeddings that a GPU leaves to host memory. */
+export function fixedLines(fixed: FixedBytes, host: number): string[] {
   const together = Object.values(fixed).reduce((sum, bytes) => sum + bytes, 0);
   return table([
     ["memory", ""],
     ...PARTS.flatMap(([part, label]) => (fixed[part] ? [[label, formatBytes(fixed[part])]] : [])),
     ["together", formatBytes(together)],
+    ...(host > 0 ? [["host memory: input embeddings", formatBytes(host)]] : []),
   ]);
 }
 
@@ -35,7 +36,7 @@ export function planLines(plan: TrainingPlan): string[] {
       `${formatCount(plan.trainable)} trained (${share}%)`,
     `microbatch: ${batchSize} × ${maxSeqLength} tokens, planned as ${tokens}`,
     "",
-    ...fixedLines(plan.fixed),
+    ...fixedLines(plan.fixed, plan.host),
     "",
     ...modeLines(plan),
     "",

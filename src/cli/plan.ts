@@ -5,6 +5,7 @@ import { isEightBit } from "../train/arguments.ts";
 import { CliCommand } from "./command.ts";
 import { SilentExit, UsageError } from "./exit.ts";
 import { planJson, planLines } from "./plan-report.ts";
+import { withPlaces } from "./settings/placed-errors.ts";
 import { givenSettings, required, TRAIN_TABLE, type TrainSettings, trainSettings } from "./settings/train-settings.ts";
 import { note, parseBytes, print } from "./terminal.ts";
 
@@ -44,8 +45,10 @@ async function runPlan(configFile: string | undefined, flags: PlanFlags): Promis
   if (flags.memory !== undefined && memory === null) {
     throw new UsageError(`--memory needs a size such as 24GB, found "${flags.memory}"`);
   }
-  const settings = trainSettings(givenSettings(configFile, flags));
-  const plan = await planTraining({ ...planOptions(settings), ...(memory !== null && { memory }) });
+  const given = givenSettings(configFile, flags);
+  const settings = trainSettings(given);
+  const options = { ...planOptions(settings), ...(memory !== null && { memory }) };
+  const plan = await withPlaces(given, () => planTraining(options));
   const program = chosen(plan, settings);
   if (flags.svg !== undefined) {
     if (!program) throw new Error("--svg: there is no step to draw, as none fits");
@@ -60,20 +63,15 @@ async function runPlan(configFile: string | undefined, flags: PlanFlags): Promis
 
 /** What planning needs of a training's settings. */
 export function planOptions({ model, lora, sft, args }: TrainSettings) {
+  const { model: name, adapter: _, revision, fp8: __, ...loading } = model;
   return {
-    modelName: required(model.model, "model", "PATH"),
-    dtype: model.dtype,
-    device: model.device,
-    fullFinetuning: model.fullFinetuning,
-    loadIn4bit: model.loadIn4bit,
-    loadIn8bit: model.loadIn8bit,
-    loadIn16bit: model.loadIn16bit,
-    threads: model.threads,
+    ...loading,
+    modelName: required(name, "model", "PATH"),
     lora,
     maxSeqLength: (sft.maxSeqLength as number | null | undefined) ?? undefined,
     batchSize: args.perDeviceTrainBatchSize as number,
     eightBit: isEightBit((args.optim ?? "adamw_torch") as Parameters<typeof isEightBit>[0]),
-    hub: { revision: model.revision },
+    hub: { revision },
   };
 }
 

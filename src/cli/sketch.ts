@@ -32,14 +32,18 @@ export async function openSketch(
   settings: Pick<MethodSettings, "model" | "lora">,
   maxSeqLength: number,
 ): Promise<Sketch> {
-  const { revision, dtype } = settings.model;
+  const { revision, dtype, offloadEmbedding } = settings.model;
   const weights = weightOptions("train", settings.model);
   const located = await locateModel(name, { revision, ...(!name.includes(":") && { allowPatterns: FILES }) });
   const adapter = isAdapterFolder(located.path) ? located.path : null;
   const path = adapter ? (await locateBase(adapter)).path : located.path;
   const { backend, memory } = await openSketchDevice(settings.model);
   try {
-    const lm = sketchModel(path, backend, { dtype: storedAs(backend, dtype, weights), ...weights });
+    const lm = sketchModel(path, backend, {
+      dtype: storedAs(backend, dtype, weights),
+      ...weights,
+      offloadEmbedding,
+    });
     lm.maxSeqLength = maxSeqLength;
     return {
       lm,

@@ -1,8 +1,8 @@
 import { CliCommand } from "./command.ts";
 import { dryRun } from "./dry-run.ts";
+import { withPlaces } from "./settings/placed-errors.ts";
 import { givenSettings, TRAIN_TABLE, trainSettings } from "./settings/train-settings.ts";
-import { note, print } from "./terminal.ts";
-import { runTraining } from "./training.ts";
+import { runTraining, trainingOutput } from "./training.ts";
 
 /** `unsloth train`: fine-tune a model as a file of settings, flags, or both say. */
 export function trainCommand(): CliCommand {
@@ -35,12 +35,8 @@ interface TrainFlags extends Readonly<Record<string, unknown>> {
 }
 
 async function runTrain(configFile: string | undefined, flags: TrainFlags): Promise<void> {
-  const settings = trainSettings(givenSettings(configFile, flags));
-  if (flags.dryRun) return dryRun(settings, flags.json ?? false);
-  if (!flags.json) {
-    await runTraining(settings, { note });
-    return;
-  }
-  const event = (row: Readonly<Record<string, unknown>>): void => print(JSON.stringify(row));
-  await runTraining(settings, { note: () => undefined, event });
+  const given = givenSettings(configFile, flags);
+  const settings = trainSettings(given);
+  const { dryRun: dry, json = false } = flags;
+  await withPlaces<unknown>(given, () => (dry ? dryRun(settings, json) : runTraining(settings, trainingOutput(json))));
 }

@@ -16,7 +16,7 @@ import type { Trainer } from "../train/trainer.ts";
 import { UsageError } from "./exit.ts";
 import { loadingLine } from "./loading.ts";
 import { required, type TrainSettings } from "./settings/train-settings.ts";
-import { formatBytes } from "./terminal.ts";
+import { formatBytes, note, print } from "./terminal.ts";
 import { openTrainingData, type TrainingData } from "./training-data.ts";
 
 /** Where a training tells how it goes. */
@@ -25,6 +25,11 @@ export interface TrainingOutput {
   readonly note: (line: string) => void;
   /** Rows for machines; with it the trainer prints nothing. */
   readonly event?: ((row: Readonly<Record<string, unknown>>) => void) | undefined;
+}
+
+/** Lines for people on standard error, or with `json` rows for machines on standard output. */
+export function trainingOutput(json: boolean): TrainingOutput {
+  return json ? { note: () => undefined, event: (row) => print(JSON.stringify(row)) } : { note };
 }
 
 /** What a training came to, in the trainer's keys: train_loss, train_runtime, eval_loss … */
@@ -81,18 +86,10 @@ export interface LoadForTraining extends Pick<TrainSettings, "model" | "lora"> {
 /** Loads a model and puts on it what is to be trained. The caller disposes of its backend. */
 export async function loadForTraining(name: string, options: LoadForTraining): Promise<TrainingModel> {
   const { model, lora, maxSeqLength, onDevice, prepare, adapterDefaults = {} } = options;
-  const { revision, fullFinetuning, loadIn4bit, loadIn8bit, loadIn16bit, dtype, device, fp8, threads } = model;
+  const { model: _, adapter: __, ...loading } = model;
   const { model: loaded, tokenizer } = await FastLanguageModel.fromPretrained({
+    ...loading,
     modelName: name,
-    fullFinetuning,
-    loadIn4bit,
-    loadIn8bit,
-    loadIn16bit,
-    dtype,
-    device,
-    fp8,
-    threads,
-    revision,
     onDevice,
     ...(maxSeqLength !== null && { maxSeqLength }),
     onProgress: loadingLine(name),

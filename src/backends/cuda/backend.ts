@@ -176,9 +176,13 @@ export class CudaBackend implements Backend {
       cache: 0,
       constant: 0,
     };
-    for (const tensor of this.tensors) if (!tensor.host) tensors[tensor.role] += tensor.bytes;
+    let host = 0;
+    for (const tensor of this.tensors) {
+      if (tensor.host) host += tensor.bytes;
+      else tensors[tensor.role] += tensor.bytes;
+    }
     const { allocated, peak } = this.device;
-    return { allocated, peak, arena: this.arena.bytes, tensors };
+    return { allocated, peak, arena: this.arena.bytes, tensors, host };
   }
 
   /** Bytes that the card has free, and those of the arena, which a larger one would replace. */

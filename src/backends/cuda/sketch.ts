@@ -41,6 +41,16 @@ class SketchDevice {
   synchronize(): void {}
   dispose(): void {}
 
+  allocPinned(bytes: number): bigint {
+    return BigInt(this.alloc(bytes));
+  }
+
+  freePinned(): void {}
+
+  view(): Uint8Array {
+    return new Uint8Array(0);
+  }
+
   download(_address: number, bytes: number): Uint8Array {
     return new Uint8Array(bytes);
   }

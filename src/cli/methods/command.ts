@@ -1,6 +1,7 @@
 import { CliCommand } from "../command.ts";
+import { withPlaces } from "../settings/placed-errors.ts";
 import { givenSettings, methodSettings, trainingTable } from "../settings/train-settings.ts";
-import { note, print } from "../terminal.ts";
+import { trainingOutput } from "../training.ts";
 import { methodDryRun } from "./dry-run.ts";
 import type { CliMethod } from "./method.ts";
 import { runMethod } from "./run.ts";
@@ -28,10 +29,11 @@ A file has the flags' names, flat or in sections: model, data, lora, ${name}, tr
     ) as CliCommand;
   table.addFlags(command);
   return command.action(async (configFile: string | undefined, flags: Readonly<Record<string, unknown>>) => {
-    const settings = methodSettings(givenSettings(configFile, flags, table), method, table);
-    if (flags.dryRun) return methodDryRun(method, settings, Boolean(flags.json));
-    if (!flags.json) return void (await runMethod(method, settings, { note }));
-    const event = (row: Readonly<Record<string, unknown>>): void => print(JSON.stringify(row));
-    await runMethod(method, settings, { note: () => undefined, event });
+    const given = givenSettings(configFile, flags, table);
+    const settings = methodSettings(given, method, table);
+    const json = Boolean(flags.json);
+    await withPlaces<unknown>(given, () =>
+      flags.dryRun ? methodDryRun(method, settings, json) : runMethod(method, settings, trainingOutput(json)),
+    );
   }) as CliCommand;
 }

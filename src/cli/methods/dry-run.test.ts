@@ -90,6 +90,21 @@ test("dpo: rows kept and left out with their places, steps, and the memory that 
   assert.match(stdout, /dry run: nothing was trained/);
 });
 
+test("reward: pairs left out, and where they are, before a training and in its dry run", async () => {
+  const long = { prompt: "1+1=?", chosen: ` ${"1".repeat(40)}`, rejected: " 2" };
+  const data = file("rewards.jsonl", [{ prompt: "1+1=?", chosen: " 2", rejected: " 2" }, ...pairs(), long]);
+  const args = ["reward", ...common(), "--data", data, "--max-length", "30"];
+  const { dataReport } = await planned(...args);
+  assert.deepEqual(dataReport.dropped, { equal: 1, tooLong: 1 });
+  assert.deepEqual(dataReport.droppedAt, [`${data}:1`, `${data}:14`]);
+  const trained = await here(...args, "--output", join(place.folder, "rewards"), "--log-level", "error");
+  assert.equal(trained.code, 0, trained.stderr);
+  for (const said of [(await here(...args, "--dry-run")).stdout, trained.stderr]) {
+    assert.match(said, /rows 14, dropped \(equal\) 1, dropped \(too long\) 1, tokens \d+/);
+    assert.match(said, /dropped: .*rewards\.jsonl:1, .*rewards\.jsonl:14/);
+  }
+});
+
 test("an adapter that goes on being trained is counted twice: its copy is the reference", async () => {
   const data = ["--data", file("again.jsonl", pairs())];
   const output = join(place.folder, "trained");

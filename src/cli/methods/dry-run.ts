@@ -1,4 +1,4 @@
-import { fixedBytes, type ModePlan, planModes } from "../../api/plan-training.ts";
+import { fixedBytes, hostBytes, type ModePlan, planModes } from "../../api/plan-training.ts";
 import type { Batch } from "../../data/collate.ts";
 import type { Program } from "../../graph/program.ts";
 import { numel } from "../../graph/types.ts";
@@ -36,6 +36,7 @@ export async function methodDryRun(method: CliMethod, settings: MethodSettings, 
   const programs = rollouts?.programs(lm) ?? {};
   const { cache } = lm.backend.memory().tensors;
   const fixed = { ...fixedBytes(lm, trainer.options.maxPositions), cache };
+  const host = hostBytes(lm);
   const together = Object.values(fixed).reduce((sum, bytes) => sum + bytes, 0);
   const plans = Object.entries(batches).map(([key, batch]) => ({
     name: `${key}, ${batch.inputIds.length} tokens`,
@@ -46,7 +47,7 @@ export async function methodDryRun(method: CliMethod, settings: MethodSettings, 
   if (json) {
     const shapes = Object.fromEntries(plans.map((plan) => [plan.name, modesJson(plan.modes)]));
     const others = Object.fromEntries(Object.entries(programs).map(([key, { arenaBytes }]) => [key, arenaBytes]));
-    const memoryPlan = { memory, fixed, update: shapes, generation: others };
+    const memoryPlan = { memory, fixed, host, update: shapes, generation: others };
     return print(
       JSON.stringify({ method: method.name, ...steps, ...report, ...rollouts?.counts, ...memoryPlan }, null, 2),
     );
@@ -58,8 +59,7 @@ export async function methodDryRun(method: CliMethod, settings: MethodSettings, 
     ...(rollouts?.lines ?? reportLines(trainer)),
     ...(rollouts ? rolloutSteps(trainer) : stepLines(steps)),
     "",
-    ...fixedLines(fixed),
-
+    ...fixedLines(fixed, host),
     ...plans.flatMap((plan) => ["", `largest microbatch: ${plan.name}`, ...modeLines({ modes: plan.modes, memory })]),
     ...programLines(programs),
     "",

@@ -7,7 +7,7 @@ import { FOREIGN_ARGUMENTS, withoutForeign } from "../../train/foreign-options.t
 import { parseSft, sftSchema } from "../../train/sft-config.ts";
 import { camelCase, OptionError, parseOptions } from "../../util/options.ts";
 import { UsageError } from "../exit.ts";
-import { deviceShape } from "../loading.ts";
+import { deviceShape, offloadShape } from "../loading.ts";
 import { readConfigFile } from "./config-file.ts";
 import { type GivenSetting, SettingsTable } from "./table.ts";
 
@@ -24,7 +24,8 @@ const modelSchema = z.strictObject({
   fp8: z
     .boolean()
     .default(false)
-    .describe("multiply frozen weights in 8 bits on a GPU (compute capability 8.9 and up)"),
+    .describe("multiply frozen weights, but the first and last layer's, in 8 bits on a GPU of capability 8.9 and up"),
+  ...offloadShape,
 });
 
 const dataSchema = z.strictObject({

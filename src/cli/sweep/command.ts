@@ -9,6 +9,7 @@ import { SilentExit } from "../exit.ts";
 import type { CliMethod } from "../methods/method.ts";
 import { runMethod } from "../methods/run.ts";
 import { type ConfigEntry, readConfigFile } from "../settings/config-file.ts";
+import { withPlaces } from "../settings/placed-errors.ts";
 import type { SettingsTable } from "../settings/table.ts";
 import {
   type Given,
@@ -170,7 +171,7 @@ async function oneRun(
       ? { note }
       : { note: () => undefined, event: (row: object) => print(JSON.stringify({ run: jsonRun, ...row })) };
   try {
-    const metrics = await train(given, folder, checkpoint ?? false, out);
+    const metrics = await withPlaces(given, () => train(given, folder, checkpoint ?? false, out));
     await writeRun(folder, { options: valuesOf(given), metrics });
     return { id, folder, options, metrics, error: null };
   } catch (error) {

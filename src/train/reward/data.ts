@@ -14,8 +14,10 @@ export type RewardData = Dataset<Row> | readonly RewardPair[];
 export interface RewardDataReport {
   readonly rows: number;
   /** Left out: both answers are the same tokens; one is longer than maxLength. */
-  readonly equal: number;
-  readonly tooLong: number;
+  readonly dropped: Readonly<Record<"equal" | "tooLong", number>>;
+  /** Where the first ones are. */
+  readonly droppedAt: readonly string[];
+  /** Of the pairs kept. */
   readonly tokens: number;
 }
 
@@ -29,35 +31,48 @@ export function rewardPairs(
   maxLength: number | null,
 ): { pairs: readonly RewardPair[]; report: RewardDataReport } {
   let rows = 0;
-  let equal = 0;
-  let tooLong = 0;
   let tokens = 0;
+  const dropped = { equal: 0, tooLong: 0 };
+  const droppedAt: string[] = [];
   const pairs: RewardPair[] = [];
-  for (const pair of Array.isArray(data)
-    ? (data as readonly RewardPair[])
-    : tokenized(data as Dataset<Row>, tokenizer)) {
+  for (const [pair, where] of isTokenized(data) ? numbered(data) : tokenized(data, tokenizer)) {
     rows++;
-    const { chosenIds, rejectedIds } = pair;
-    const same = chosenIds.length === rejectedIds.length && chosenIds.every((id, i) => id === rejectedIds[i]);
-    const longest = Math.max(chosenIds.length, rejectedIds.length);
-    if (same) equal++;
-    else if (longest > (maxLength ?? Number.POSITIVE_INFINITY)) tooLong++;
-    else {
-      tokens += chosenIds.length + rejectedIds.length;
+    const why = dropReason(pair, maxLength ?? Number.POSITIVE_INFINITY);
+    if (why === null) {
+      tokens += pair.chosenIds.length + pair.rejectedIds.length;
       pairs.push(pair);
+      continue;
     }
+    dropped[why]++;
+    if (droppedAt.length < NAMED_DROPS) droppedAt.push(where);
   }
-  if (pairs.length > 0) return { pairs, report: { rows, equal, tooLong, tokens } };
-  const found =
-    rows === 0 ? "no rows" : `${rows} rows, ${equal} with equal answers, ${tooLong} longer than ${maxLength}`;
+  if (pairs.length > 0) return { pairs, report: { rows, dropped, droppedAt, tokens } };
+  const { equal, tooLong } = dropped;
+  const why = `${equal} with equal answers, ${tooLong} longer than ${maxLength}; ${droppedAt.slice(0, 3).join(", ")} …`;
+  const found = rows === 0 ? "no rows" : `${rows} rows, none of which is left (${why})`;
   throw new FormatError({ field: "data set", found, expected: "at least one pair of answers that differ and fit" });
 }
 
-function* tokenized(data: Dataset<Row>, tokenizer: Tokenizer | null): Generator<RewardPair> {
+const NAMED_DROPS = 20;
+
+function dropReason({ chosenIds, rejectedIds }: RewardPair, maxLength: number): "equal" | "tooLong" | null {
+  const same = chosenIds.length === rejectedIds.length && chosenIds.every((id, i) => id === rejectedIds[i]);
+  if (same) return "equal";
+  return Math.max(chosenIds.length, rejectedIds.length) > maxLength ? "tooLong" : null;
+}
+
+const isTokenized = (data: RewardData): data is readonly RewardPair[] => Array.isArray(data);
+
+/** A pair and where it is. */
+type Placed = readonly [pair: RewardPair, where: string];
+
+const numbered = (pairs: readonly RewardPair[]): Placed[] => pairs.map((pair, i) => [pair, `pair ${i}`]);
+
+function* tokenized(data: Dataset<Row>, tokenizer: Tokenizer | null): Generator<Placed> {
   if (!tokenizer) throw new OptionError("RewardTrainer: tokenizer is missing (processingClass, in TRL's terms)");
   for (const located of data.located()) {
     const [chosenIds, rejectedIds] = answerIds(readPreference(located), tokenizer, located.where);
-    yield { chosenIds, rejectedIds, margin: marginOf(located) };
+    yield [{ chosenIds, rejectedIds, margin: marginOf(located) }, located.where];
   }
 }
 

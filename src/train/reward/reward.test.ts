@@ -190,10 +190,16 @@ test("models and rows that do not fit are refused by name", async () => {
   const make = (trainDataset: RewardPair[] | Dataset, args = {}) =>
     new RewardTrainer({ model: right, trainDataset, args: { ...ARGS, ...args } });
   const same = { chosenIds: Int32Array.of(1, 2), rejectedIds: Int32Array.of(1, 2) };
-  assert.throws(() => make([same]), /1 rows, 1 with equal answers/);
-  assert.throws(() => make(train, { maxLength: 3 }), /24 rows, 0 with equal answers, 24 longer than 3/);
+  assert.throws(() => make([same]), /1 rows, none of which is left \(1 with equal answers, 0 longer.*pair 0/);
+  assert.throws(
+    () => make(train, { maxLength: 3 }),
+    /24 rows, .*\(0 with equal answers, 24 longer than 3; pair 0, pair 1, pair 2/,
+  );
   using trainer = make([same, ...train]);
-  assert.deepEqual({ ...trainer.dataReport, tokens: 0 }, { rows: 25, equal: 1, tooLong: 0, tokens: 0 });
+  const { rows, dropped, droppedAt, tokens } = trainer.dataReport;
+  assert.deepEqual([rows, dropped, droppedAt], [25, { equal: 1, tooLong: 0 }, ["pair 0"]]);
+  const kept = train.reduce((sum, { chosenIds, rejectedIds }) => sum + chosenIds.length + rejectedIds.length, 0);
+  assert.equal(tokens, kept);
   assert.throws(() => make(Dataset.fromList([{ chosen: "a", rejected: "b" }])), /tokenizer is missing/);
   assert.throws(() => make(train, { centreRewardsCoefficient: 1 }), /did you mean "centerRewardsCoefficient"/);
 });
