@@ -338,10 +338,19 @@ type Result<D extends Draws | null> = D extends Draws ? Drawn : Float32Array;
 export function createLayers({ backend, config }: CausalLM, capacity: number): LayerCache[] {
   const dtype: FloatDType = backend.computeDtype ?? "f32";
   const shape = [capacity, config.kvHeads * config.headDim];
-  const create = (layer: number, name: string): DeviceTensor =>
-    backend.createTensor(`cache.${layer}.${name}`, dtype, shape, { role: "cache" });
-  return Array.from({ length: config.layers }, (_, layer) => ({
-    keys: create(layer, "keys"),
-    values: create(layer, "values"),
-  }));
+  const made: DeviceTensor[] = [];
+  const create = (layer: number, name: string): DeviceTensor => {
+    const tensor = backend.createTensor(`cache.${layer}.${name}`, dtype, shape, { role: "cache" });
+    made.push(tensor);
+    return tensor;
+  };
+  try {
+    return Array.from({ length: config.layers }, (_, layer) => ({
+      keys: create(layer, "keys"),
+      values: create(layer, "values"),
+    }));
+  } catch (error) {
+    for (const tensor of made) tensor.dispose();
+    throw error;
+  }
 }

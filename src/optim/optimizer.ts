@@ -1,7 +1,7 @@
 import type { Backend, DeviceTensor, Executable } from "../backends/backend.ts";
 import { Graph, type Value } from "../graph/graph.ts";
 import { plan } from "../graph/plan.ts";
-import { numel } from "../graph/types.ts";
+import { numel, type Shape } from "../graph/types.ts";
 import { binary, constantOp, mul } from "../ops/elementwise.ts";
 import { adamw8bitOp, adamwOp, clearOp, clipFactor, sumSquares } from "../ops/optimizer.ts";
 import { adam8bitSizes, usesAdam8bit } from "../quant/adam8bit.ts";
@@ -82,10 +82,11 @@ export class Optimizer {
     this.rates = [...new Set(trainables.map(rateOf))];
     const { lossScaler = backend.computeDtype === "f16" ? new LossScaler() : null } = options;
     this.lossScaler = lossScaler;
-    for (const trainable of trainables) {
-      const { name, tensor } = trainable;
-      this.gradients.set(trainable, backend.createTensor(`${name}.grad`, "f32", tensor.shape, { role: "gradient" }));
-      this.states.set(trainable, this.isEightBit(trainable) ? this.states8(trainable) : this.states32(trainable));
+    try {
+      for (const trainable of trainables) this.createState(trainable);
+    } catch (error) {
+      this.dispose();
+      throw error;
     }
   }
 
@@ -141,27 +142,24 @@ export class Optimizer {
     return this.options.eightBit && usesAdam8bit(numel(tensor.shape), { isEmbedding: embedding ?? false });
   }
 
-  private states32({ name, tensor }: Trainable): Map<string, DeviceTensor> {
-    const create = (key: string): [string, DeviceTensor] => [
-      key,
-      this.backend.createTensor(`${name}.${key}`, "f32", tensor.shape, { role: "optimizer" }),
-    ];
-    return new Map([create("exp_avg"), create("exp_avg_sq")]);
-  }
-
-  private states8({ name, tensor }: Trainable): Map<string, DeviceTensor> {
+  private createState(trainable: Trainable): void {
+    const { backend } = this;
+    const { name, tensor } = trainable;
+    this.gradients.set(trainable, backend.createTensor(`${name}.grad`, "f32", tensor.shape, { role: "gradient" }));
+    const states = new Map<string, DeviceTensor>();
+    this.states.set(trainable, states);
+    const create = (key: string, dtype: "u8" | "f32", shape: Shape): void => {
+      states.set(key, backend.createTensor(`${name}.${key}`, dtype, shape, { role: "optimizer" }));
+    };
+    if (!this.isEightBit(trainable)) {
+      for (const key of ["exp_avg", "exp_avg_sq"]) create(key, "f32", tensor.shape);
+      return;
+    }
     const sizes = adam8bitSizes(numel(tensor.shape));
-    const create = (key: keyof typeof sizes, dtype: "u8" | "f32"): [string, DeviceTensor] => [
-      key,
-      this.backend.createTensor(`${name}.${key}`, dtype, [sizes[key]], { role: "optimizer" }),
-    ];
-    // Fresh tensors are zero, which is bitsandbytes' state before the first step.
-    return new Map([
-      create("state1", "u8"),
-      create("absmax1", "f32"),
-      create("state2", "u8"),
-      create("absmax2", "f32"),
-    ]);
+    // Fresh tensors are zero, which is bitsandbytes' state before the first step. The order is the kernel's.
+    for (const key of ["state1", "absmax1", "state2", "absmax2"] as const) {
+      create(key, key.startsWith("state") ? "u8" : "f32", [sizes[key]]);
+    }
   }
 
   private compile(name: string, trace: (graph: Graph) => void): Executable {

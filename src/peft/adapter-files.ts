@@ -104,6 +104,7 @@ export async function readAdapter(
   using source = openWeights(folder);
   const overrides = new Map<string, DeviceTensor>();
   let tensors: AdapterTensor[] = [];
+  let tokenRows: TokenConstants | null = null;
   try {
     for (const [parameter, info] of matchTensors(source, layout)) {
       const tensor = await baseOverride(source, info, model, parameter);
@@ -116,10 +117,10 @@ export async function readAdapter(
     }
     const weightOf = (name: string): DeviceTensor => overrides.get(name) ?? baseParameter(model, name);
     const { targets } = resolution;
+    tokenRows = await TokenConstants.create(model, tensors, weightOf);
     const dora = config.useDora
       ? await DoraConstants.create(model, doraTargets(targets, tensors, weightOf), { trained: isTrainable })
       : null;
-    const tokenRows = await TokenConstants.create(model, tensors, weightOf);
     return new LoraAdapter({
       model,
       config,
@@ -136,6 +137,7 @@ export async function readAdapter(
     });
   } catch (error) {
     for (const tensor of [...overrides.values(), ...tensors.map((one) => one.tensor)]) tensor.dispose();
+    tokenRows?.dispose();
     throw error;
   }
 }

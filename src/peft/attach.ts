@@ -59,11 +59,12 @@ export async function createLora(
       await copyRows(model, baseParameter(model, `${path}.weight`), indices, tensor);
     } else await copyWeight(model.backend, baseParameter(model, spec.parameters[0]!), tensor);
   });
+  let tokenRows: TokenConstants | null = null;
   try {
+    tokenRows = await TokenConstants.create(model, tensors, (name) => baseParameter(model, name));
     const start = changesBase(config) ? await startFromBase(model, config, resolution.targets, tensors, owner) : null;
     if (start) notes.push(baseNote(config));
     const dora = config.useDora ? await startDora(model, config, resolution.targets, tensors) : null;
-    const tokenRows = await TokenConstants.create(model, tensors, (name) => baseParameter(model, name));
     const warnings = [...notes, ...resolution.warnings, ...tying];
     const { targets } = resolution;
     return new LoraAdapter({
@@ -80,6 +81,7 @@ export async function createLora(
     });
   } catch (error) {
     for (const { tensor } of tensors) tensor.dispose();
+    tokenRows?.dispose();
     throw error;
   }
 }

@@ -101,26 +101,34 @@ export class Trainer {
       weightDecay: args.weightDecay,
       eightBit: isEightBit(args.optim),
     });
-    this.method = model.method?.(this.optimizer) ?? null;
-    this.method?.begin(this.steps.maxSteps);
-    this.runner = new StepRunner({
-      model: model.lm,
-      optimizer: this.optimizer,
-      computeLoss: options.computeLoss,
-      policy: trainingPolicy(model, args.gradientCheckpointing),
-      offload: options.offload,
-      maxPositions: options.maxPositions,
-      labelSmoothing: args.labelSmoothingFactor,
-      neftuneNoiseAlpha: args.neftuneNoiseAlpha,
-    });
-    this.state = this.newState();
-    this.callbacks = new CallbackList([
-      new DefaultFlowCallback(),
-      ...reporters(args),
-      ...(options.callbacks ?? []),
-      ...printers(args, () => this.runner.memory()),
-    ]);
-    this.callbacks.initEnd(this.context());
+    let method: TrainingMethod | null = null;
+    try {
+      method = model.method?.(this.optimizer) ?? null;
+      this.method = method;
+      this.method?.begin(this.steps.maxSteps);
+      this.runner = new StepRunner({
+        model: model.lm,
+        optimizer: this.optimizer,
+        computeLoss: options.computeLoss,
+        policy: trainingPolicy(model, args.gradientCheckpointing),
+        offload: options.offload,
+        maxPositions: options.maxPositions,
+        labelSmoothing: args.labelSmoothingFactor,
+        neftuneNoiseAlpha: args.neftuneNoiseAlpha,
+      });
+      this.state = this.newState();
+      this.callbacks = new CallbackList([
+        new DefaultFlowCallback(),
+        ...reporters(args),
+        ...(options.callbacks ?? []),
+        ...printers(args, () => this.runner.memory()),
+      ]);
+      this.callbacks.initEnd(this.context());
+    } catch (error) {
+      method?.dispose();
+      this.optimizer.dispose();
+      throw error;
+    }
   }
 
   /**

@@ -53,13 +53,18 @@ export class AdaLoraTraining implements TrainingMethod {
     this.fixed = adapter.adalora!.ranks !== null;
     const targets = adapter.targets.filter(({ r }) => r > 0);
     this.paths = targets.map(({ path }) => path);
-    this.modules = targets.map((target) => {
-      const half = (kind: "A" | "B" | "E"): Watched => {
-        const { name } = adapter.tensors.find((tensor) => tensor.target === target && tensor.kind === kind)!;
-        return this.watch(optimizer.trainables.find((trainable) => trainable.name === name)!);
-      };
-      return { a: half("A"), b: half("B"), e: half("E") };
-    });
+    try {
+      this.modules = targets.map((target) => {
+        const half = (kind: "A" | "B" | "E"): Watched => {
+          const { name } = adapter.tensors.find((tensor) => tensor.target === target && tensor.kind === kind)!;
+          return this.watch(optimizer.trainables.find((trainable) => trainable.name === name)!);
+        };
+        return { a: half("A"), b: half("B"), e: half("E") };
+      });
+    } catch (error) {
+      this.dispose();
+      throw error;
+    }
     optimizer.watcher = (factor) => this.observe(factor);
   }
 
