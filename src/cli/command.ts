@@ -1,4 +1,4 @@
-import { Command, Option, type ParseOptionsResult } from "commander";
+import { Command, type ErrorOptions, Option, type ParseOptionsResult } from "commander";
 import { write, writeError } from "./terminal.ts";
 
 /** A flag that is true alone, and takes true, false, or a word that `takes` accepts. */
@@ -17,6 +17,9 @@ export class BooleanOption extends Option {
  */
 export class CliCommand extends Command {
   private readonly flagAliases = new Map<string, string>();
+  private reasonOf: FlagReason = () => null;
+  /** What the command line has from the first flag on that is none of this command's. */
+  private unknown: readonly string[] = [];
 
   constructor(name?: string) {
     super(name);
@@ -39,10 +42,32 @@ export class CliCommand extends Command {
     this.flagAliases.set(squashed(alias), squashed(name));
   }
 
+  /** Has `reasonOf` say why a flag is none of this command's. */
+  explainFlags(reasonOf: FlagReason): void {
+    this.reasonOf = reasonOf;
+  }
+
   override parseOptions(argv: string[]): ParseOptionsResult {
-    return super.parseOptions(respell(argv, this.options, this.flagAliases));
+    const result = super.parseOptions(respell(argv, this.options, this.flagAliases));
+    this.unknown = result.unknown;
+    return result;
+  }
+
+  override error(message: string, options?: ErrorOptions): never {
+    const reason = options?.code === "commander.unknownOption" ? this.reason() : null;
+    return super.error(reason === null ? message : `error: ${reason}`, options);
+  }
+
+  private reason(): string | null {
+    const [token = "", next] = this.unknown;
+    const equals = token.indexOf("=");
+    if (equals >= 0) return this.reasonOf(token.slice(0, equals), token.slice(equals + 1));
+    return this.reasonOf(token, next === undefined || next.startsWith("-") ? null : next);
   }
 }
+
+/** Why a flag that a command does not have cannot be had; null: nobody knows it. `value`: what follows it. */
+type FlagReason = (flag: string, value: string | null) => string | null;
 
 const squashed = (flag: string): string => flag.replace(/[-_]/g, "").toLowerCase();
 

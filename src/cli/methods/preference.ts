@@ -1,3 +1,4 @@
+import { PREFERENCE_ALIASES } from "../../train/preference/config.ts";
 import { cpoSchema } from "../../train/preference/cpo-config.ts";
 import { dpoSchema } from "../../train/preference/dpo-config.ts";
 import {
@@ -25,6 +26,7 @@ export const DPO: CliMethod = {
   example: ["--data preferences.jsonl", "--beta 0.1", "--max-steps 100"],
   schema: dpoSchema,
   defaults: METHOD_DEFAULTS,
+  aliases: PREFERENCE_ALIASES,
   isForeign: takenBy(DPOConfig),
   evalMetrics: EVALUATION,
   copiesAdapter: (args) => (args as DPOConfig).refAdapterName === null,
@@ -39,6 +41,7 @@ export const CPO: CliMethod = {
   example: ["--data preferences.jsonl", "--loss-type simpo", "--simpo-gamma 0.5"],
   schema: cpoSchema,
   defaults: METHOD_DEFAULTS,
+  aliases: PREFERENCE_ALIASES,
   isForeign: takenBy(CPOConfig),
   evalMetrics: EVALUATION,
   trainer: ({ options, own: _, ...parts }) => new CPOTrainer({ ...parts, args: new CPOConfig(options) }),
@@ -52,6 +55,7 @@ export const ORPO: CliMethod = {
   example: ["--data preferences.jsonl", "--beta 0.1"],
   schema: orpoSchema,
   defaults: METHOD_DEFAULTS,
+  aliases: PREFERENCE_ALIASES,
   isForeign: takenBy(ORPOConfig),
   evalMetrics: EVALUATION,
   trainer: ({ options, own: _, ...parts }) => new ORPOTrainer({ ...parts, args: new ORPOConfig(options) }),
@@ -65,6 +69,7 @@ export const KTO: CliMethod = {
   example: ["--data answers.jsonl", "--beta 0.1"],
   schema: ktoSchema,
   defaults: METHOD_DEFAULTS,
+  aliases: PREFERENCE_ALIASES,
   isForeign: takenBy(KTOConfig),
   evalMetrics: ["eval_loss", "eval_rewards/margins"],
   copiesAdapter: (args) => (args as KTOConfig).refAdapterName === null,

@@ -1,6 +1,6 @@
 import type { z } from "zod";
 import { nearest } from "../../util/nearest.ts";
-import { camelCase } from "../../util/options.ts";
+import { camelCase, OptionError } from "../../util/options.ts";
 import type { CliCommand } from "../command.ts";
 import { UsageError } from "../exit.ts";
 import { flagValue, kebab, optionKey, schemaFlag, snake, wordsOf } from "../flags.ts";
@@ -72,6 +72,7 @@ export class SettingsTable {
     for (const [alias, name] of Object.entries(this.options.aliases)) {
       if (!alias.includes(".")) command.aliasFlag(kebab(alias), kebab(name));
     }
+    command.explainFlags((flag, value) => this.foreignFlag(flag, value));
   }
 
   /** Whether a map under this key holds settings rather than being one's value. */
@@ -119,6 +120,21 @@ export class SettingsTable {
     return Object.fromEntries(inGroup.map(({ name, value }) => [name, value]));
   }
 
+  /** Why another library's option is none here, as files are told; null where nobody knows it. */
+  private foreignFlag(flag: string, value: string | null): string | null {
+    const negated = /^--no-(.+)$/.exec(flag)?.[1];
+    const says = (name: string, meant: unknown): string | null => {
+      try {
+        const changesNothing = this.options.foreign?.(camelCase(snake(name)), meant, flag) ?? false;
+        return changesNothing ? `${flag} changes nothing here: leave it out` : null;
+      } catch (error) {
+        if (error instanceof UsageError || error instanceof OptionError) return error.message;
+        throw error;
+      }
+    };
+    return says(flag.slice(2), plainValue(value)) ?? (negated === undefined ? null : says(negated, false));
+  }
+
   private sectionOf(key: string): string | null {
     const name = this.options.sections[camelCase(key)] ?? camelCase(key);
     return this.options.groups.some((group) => group.name === name) ? name : null;
@@ -155,6 +171,13 @@ export class SettingsTable {
         : issue.message.replace(/^Invalid (input|option): /, "");
     throw new UsageError(`${given.where}: ${inside}${message}, ${found}${hint}`);
   }
+}
+
+/** A flag's text as a value whose type nobody knows; a flag alone is true. */
+function plainValue(text: string | null): unknown {
+  if (text === null) return true;
+  if (/^(true|false|null)$/.test(text)) return JSON.parse(text);
+  return text.trim() !== "" && !Number.isNaN(Number(text)) ? Number(text) : text;
 }
 
 function numberHint(value: unknown, issue: z.core.$ZodIssue): string {

@@ -2,7 +2,7 @@ import { z } from "zod";
 import { adaLoraShape } from "../../peft/adalora-config.ts";
 import { loraSchema } from "../../peft/lora-config.ts";
 import { withoutUnsupported } from "../../peft/unsupported.ts";
-import { argumentsSchema } from "../../train/arguments.ts";
+import { ALIASES, argumentsSchema } from "../../train/arguments.ts";
 import { FOREIGN_ARGUMENTS, withoutForeign } from "../../train/foreign-options.ts";
 import { parseSft, sftSchema } from "../../train/sft-config.ts";
 import { camelCase, OptionError, parseOptions } from "../../util/options.ts";
@@ -185,7 +185,7 @@ export function trainingTable(method: TrainingMethod): SettingsTable {
       lr: "learningRate",
       optimizer: "optim",
       lrScheduler: "lrSchedulerType",
-      evaluationStrategy: "evalStrategy",
+      ...ALIASES,
       ...aliases,
     },
     // Options of PEFT, Trainer and TRL that ask for nothing may stand in a file; others say why they cannot be had.

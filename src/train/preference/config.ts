@@ -83,7 +83,10 @@ export interface ConfigKind<S extends z.ZodObject> {
 }
 
 /** TRL has called it max_seq_length too, and the losses' plural names are slips that are easily made. */
-const ALIASES: Readonly<Record<string, string>> = { maxSeqLength: "maxLength", lossTypes: "lossType" };
+export const PREFERENCE_ALIASES: Readonly<Record<string, string>> = {
+  maxSeqLength: "maxLength",
+  lossTypes: "lossType",
+};
 
 /** Where the defaults of TRL's preference trainers are not TrainingArguments'. */
 const DEFAULTS: TrainingArgumentsOptions = { learningRate: 1e-6, loggingSteps: 10 };
@@ -102,7 +105,7 @@ export function parseValues<S extends z.ZodObject>(
   { owner, schema, foreign }: ConfigKind<S>,
   options: Readonly<Record<string, unknown>>,
 ): z.output<S> {
-  return parseOptions(owner, schema, withoutForeign(owner, renamed(owner, options, ALIASES), foreign));
+  return parseOptions(owner, schema, withoutForeign(owner, renamed(owner, options, PREFERENCE_ALIASES), foreign));
 }
 
 /**
@@ -113,7 +116,7 @@ export function splitOptions<S extends z.ZodObject>(
   { owner, schema, foreign, defaults }: ConfigKind<S>,
   options: object,
 ): { own: z.output<S>; args: Record<string, unknown> } {
-  const shape = { owner, schema, foreign, aliases: ALIASES };
+  const shape = { owner, schema, foreign, aliases: PREFERENCE_ALIASES };
   const { own, rest } = splitConfig(shape, options as Record<string, unknown>);
   if (rest.labelSmoothingFactor) {
     throw new OptionError(`${owner}: labelSmoothingFactor is SFTTrainer's; the preference losses' is labelSmoothing`);
