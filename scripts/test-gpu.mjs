@@ -1,8 +1,11 @@
-// npm run test:gpu [-- NAME …] [-- --jobs N] [-- --sanitize[=TOOL]] [-- --pattern REGEX] [-- --limit SECONDS]
+// npm run test:gpu [-- NAME …] [-- --ptx 7.5|none] [-- --jobs N] [-- --sanitize[=TOOL]] [-- --pattern REGEX] [-- --limit SECONDS]
 //
 // The CUDA backend's tests (conformance of every op, kernels, families, trajectories) on this machine's GPU; with names only
 // the files whose names contain one. Runs the compiled tests in dist/, a process each, --jobs of them side by side (a
 // quarter of the cores, at most 4). With OUT set, the full log goes there, too.
+// Two passes: all of it with kernels for the card itself, then the tests that launch kernels with the card used as one of
+// compute capability 7.5 (UNSLOTH_CUDA_PTX): f16 for bf16, kernels as PTX. --ptx 8.0 is such a pass for another capability
+// and nothing else, --ptx none the first pass alone, which --sanitize is, too, unless it comes with --ptx.
 // "compile", which compiles every kernel for old and new cards and needs NVRTC but no GPU, runs only when it is named.
 // --sanitize runs the files that launch every own kernel, in f32, bf16 and f16, under NVIDIA's compute-sanitizer (memcheck:
 // reads and writes out of bounds; --sanitize=racecheck: races in shared memory), which the CUDA toolkit brings.
@@ -46,6 +49,11 @@ const SANITIZED = {
   "fp8.": "",
 };
 
+/** Capability of the second pass: Turing's, the oldest that every NVRTC knows. */
+const PTX = "7.5";
+/** What the tests that launch kernels have in their names, and their compiled files import. */
+const [GPU_TESTS, GPU_FILES] = ["\\(CUDA", "gpu.test.support.js"];
+
 if (process.argv[1] === import.meta.filename) process.exitCode = await main();
 
 async function main() {
@@ -56,10 +64,15 @@ async function main() {
     options: {
       jobs: { type: "string" },
       sanitize: { type: "string" },
+      ptx: { type: "string" },
       pattern: { type: "string" },
       limit: { type: "string" },
     },
   });
+  if (values.ptx !== undefined && !/^(none|\d{1,2}\.\d|\d{2,3})$/.test(values.ptx)) {
+    console.log(`--ptx is ${values.ptx}; it must be a compute capability, such as ${PTX}, or none`);
+    return 2;
+  }
   const jobs = whole("jobs", values.jobs ?? Math.max(1, Math.min(4, Math.floor(availableParallelism() / 4))));
   const seconds = whole("limit", values.limit ?? (values.sanitize ? 540 : 240));
   const folder = join(import.meta.dirname, "../dist/backends/cuda");
@@ -84,6 +97,24 @@ async function main() {
 
   const log = process.env.OUT ? join(process.env.OUT, "test-gpu.log") : null;
   if (log) writeFileSync(log, "");
+  const launching = files.filter((name) => readFileSync(join(folder, name), "utf8").includes(GPU_FILES));
+  const { ptx = values.sanitize ? "none" : undefined } = values;
+  const common = { folder, prefix, seconds, patternOf, jobs, log, tool: sanitizer && values.sanitize };
+  let wrong = 0;
+  if (ptx === undefined || ptx === "none") wrong += await pass({ ...common, files, ptx: null });
+  // Files that launch nothing need no second pass, but are none when it is asked for.
+  if (ptx === undefined ? launching.length > 0 : ptx !== "none")
+    wrong += await pass({ ...common, files: launching, ptx: ptx ?? PTX });
+  return wrong > 0 ? 1 : 0;
+}
+
+/** Runs files with kernels for the card itself, or (ptx) used as one of another capability; 0 when all is well. */
+async function pass({ files, folder, prefix, seconds, patternOf, jobs, log, tool, ptx }) {
+  const say = (line) => {
+    console.log(line);
+    if (log) appendFileSync(log, `${line}\n`);
+  };
+  if (ptx !== null) say(`as compute capability ${ptx}, kernels as PTX:`);
   const scratch = mkdtempSync(join(tmpdir(), "test-gpu-"));
   const total = { ok: 0, FAILED: 0, skip: 0, errors: 0, broken: 0 };
   const finished = new Map();
@@ -106,21 +137,20 @@ async function main() {
         results: join(scratch, `${at}.jsonl`),
         prefix,
         seconds,
-        pattern: patternOf(name),
+        pattern: patternOf(name) || (ptx === null ? "" : GPU_TESTS),
+        env: { UNSLOTH_CUDA_PTX: ptx ?? "" },
       });
-      finished.set(at, summary(name, run, sanitizer !== null));
+      finished.set(at, summary(name, run, tool !== null));
       report();
     }
   };
   await Promise.all(Array.from({ length: jobs }, worker));
   rmSync(scratch, { recursive: true, force: true });
 
-  const tool = sanitizer ? `, ${values.sanitize}: ${total.errors} errors` : "";
+  const found = tool ? `, ${tool}: ${total.errors} errors` : "";
   const broken = total.broken > 0 ? `, ${total.broken} of ${files.length} files did not end as they should` : "";
-  const last = `${total.ok} passed, ${total.FAILED} failed, ${total.skip} skipped${tool}${broken}`;
-  console.log(last);
-  if (log) appendFileSync(log, `${last}\n`);
-  if (total.ok === 0) console.log("no test ran");
+  say(`${total.ok} passed, ${total.FAILED} failed, ${total.skip} skipped${found}${broken}`);
+  if (total.ok === 0) say("no test ran");
   return total.ok === 0 || total.FAILED + total.errors + total.broken > 0 ? 1 : 0;
 }
 
@@ -132,7 +162,7 @@ function whole(name, text) {
 }
 
 /** Runs a test file in a process group of its own; what it printed, its tests' results, and how it ended. */
-function runFile({ file, results, prefix, seconds, pattern }) {
+function runFile({ file, results, prefix, seconds, pattern, env: more }) {
   const reporting = [
     `--test-reporter=${pathToFileURL(import.meta.filename)}`,
     `--test-reporter-destination=${results}`,
@@ -140,7 +170,7 @@ function runFile({ file, results, prefix, seconds, pattern }) {
   const filter = pattern ? [`--test-name-pattern=${pattern}`] : [];
   const [command, ...args] = [...prefix, process.execPath, ...reporting, ...filter, file];
   return new Promise((resolve) => {
-    const env = { ...process.env, UNSLOTH_TEST_GPU: "1" };
+    const env = { ...process.env, UNSLOTH_TEST_GPU: "1", ...more };
     // Under a test runner itself, its processes would report to that one.
     delete env.NODE_TEST_CONTEXT;
     const child = spawn(command, args, { env, detached: true, stdio: ["ignore", "pipe", "pipe"] });

@@ -57,7 +57,7 @@ for (const [capability, dtype, headDim, softcap] of [
   test(title, { skip: nvrtc ? false : "no NVRTC" }, () => {
     const kernels = tileKernels(dtype, headDim, softcap, capability)!;
     for (const { file, defines } of [kernels.forward, kernels.gradQ, ...kernels.gradKv]) {
-      const code = compileCached(nvrtc!, moduleSource(file, defines), `${file}.cu`, capability, []);
+      const code = compileCached(nvrtc!, moduleSource(file, defines), `${file}.cu`, `sm_${capability}`, []);
       assert.ok(code.length > 0);
     }
   });

@@ -11,6 +11,7 @@ import { CudaDevice, type Launch } from "./device.ts";
 import { CudaExecutable, workspaceOf } from "./executable.ts";
 import { cType, long, pointer } from "./kernels.ts";
 import { decodeQuantized } from "./lowering.ts";
+import { capabilityText } from "./target.ts";
 import { CudaTensor } from "./tensor.ts";
 
 /** Source elements quantised at a time: a multiple of every block size. */
@@ -68,9 +69,14 @@ export class CudaBackend implements Backend {
         `fp8 needs compute capability 8.9 and bfloat16 activations; ${name} has ${computeCapability / 10}, computing in ${this.computeDtype}`,
       );
     }
+    if (this.fp8 && this.device.kernelCapability < FP8_CAPABILITY) {
+      const made = capabilityText(this.device.kernelCapability);
+      this.device.dispose();
+      throw new RangeError(`fp8 needs kernels for 8.9; the NVRTC found makes them for ${made}: install a newer one`);
+    }
     this.device.fp8 = this.fp8;
     this.arena = new Arena(this.device);
-    const capability = `${Math.floor(computeCapability / 10)}.${computeCapability % 10}`;
+    const capability = capabilityText(computeCapability);
     this.description = `${name}, ${Math.round(bytes / 2 ** 30)} GiB, compute capability ${capability}, ${this.computeDtype}`;
   }
 

@@ -57,6 +57,7 @@ export class CudnnAttention {
   private planned(graph: OperationGraph): CudnnPlan {
     const { cudnn } = this;
     const { info } = this.device;
+    const card = `sm_${info.computeCapability}` as const;
     const version = [Math.floor(cudnn.version / 100), cudnn.version % 100] as const;
     let made: CudnnPlan | undefined;
     const compile = (): Uint8Array => {
@@ -64,7 +65,7 @@ export class CudnnAttention {
       return cudnn.serialize(made);
     };
     const source = JSON.stringify([graph, info]);
-    const text = compileCached({ version, compile }, source, "cudnn", info.computeCapability, []);
+    const text = compileCached({ version, compile }, source, "cudnn", card, []);
     try {
       return cudnn.restore(text, graph);
     } catch {

@@ -14,7 +14,7 @@ import type { Backend, Executable } from "../backend.ts";
 import { openCpuBackend } from "../cpu/backend.ts";
 import { cudnnAttention, cudnnNotes } from "./cudnn-attention.ts";
 import { type OperationGraph, type SdpaShape, sdpaBackward, sdpaForward, UID } from "./cudnn-graph.ts";
-import { gpu, skip as noGpu } from "./gpu.test.support.ts";
+import { gpu, skipBf16 as noGpu } from "./gpu.test.support.ts";
 
 const skip =
   noGpu || (cudnnAttention(gpu("bf16").device) ? false : `no cuDNN: ${cudnnNotes()[0] ?? "not found, or off"}`);

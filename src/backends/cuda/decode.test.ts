@@ -16,7 +16,7 @@ import { tinyModel } from "../../testing/tiny-model.ts";
 import type { Backend, DeviceTensor, HostArray } from "../backend.ts";
 import { openCpuBackend } from "../cpu/backend.ts";
 import { CollectingBackend } from "./collect.test.support.ts";
-import { gpu, skip } from "./gpu.test.support.ts";
+import { gpu, half, skip, skipBf16 } from "./gpu.test.support.ts";
 
 /** Run a graph twice (a backend may replay the first run): the second run's outputs, equal to the first's. */
 async function compute(
@@ -79,7 +79,9 @@ const SHAPES = [
 for (const kind of ["nf4, double quantisation", "nf4", "bf16"]) {
   const dtype = kind.startsWith("nf4") ? "nf4" : "bf16";
   for (const output of ["bf16", "f32"] as const) {
-    test(`products of few rows, ${kind} weights, into ${output}, equal the CPU's (CUDA)`, { skip }, async () => {
+    test(`products of few rows, ${kind} weights, into ${output}, equal the CPU's (CUDA)`, {
+      skip: skipBf16,
+    }, async () => {
       using cpu = await openCpuBackend({ threads: 4 });
       for (const [m, k, features] of SHAPES) {
         const r = k % 3 === 0 ? 12 : 16;
@@ -194,7 +196,7 @@ for (const [heads, kvHeads, headDim] of [
         const want = await run(cpu, "f32");
         for (const [type, tolerance] of [
           ["f32", 2e-5],
-          ["bf16", 2e-2],
+          [half, 2e-2],
         ] as const) {
           const error = relativeError(await run(gpu(type), type), want);
           assert.ok(error <= tolerance, `${n} tokens in ${type}: relative error ${error}`);
@@ -264,7 +266,7 @@ for (const modelType of ["llama", "qwen2", "qwen3", "gemma2"]) {
           }
           return logits;
         };
-        const [got, want] = [await run(gpu("bf16")), await run(cpu)];
+        const [got, want] = [await run(gpu(half)), await run(cpu)];
         got.forEach((row, i) => {
           const error = relativeError(row, want[i]!);
           assert.ok(error <= 6e-2, `${batch} sequences, row ${i}: relative error ${error}`);

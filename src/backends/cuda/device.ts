@@ -5,6 +5,16 @@ import { CudaError, CudaOutOfMemoryError, CudaUnavailableError } from "./errors.
 import { type Defines, type KernelArgument, Kernels, packArguments } from "./kernels.ts";
 import { Nvrtc } from "./nvrtc.ts";
 import { OverlappingLaunches } from "./overlap.ts";
+import {
+  capabilityOf,
+  capabilityText,
+  isPtx,
+  OLDEST_CAPABILITY,
+  presented,
+  ptxCapability,
+  type Target,
+  targetFor,
+} from "./target.ts";
 
 /** A kernel and how many threads run it. */
 export interface Launch {
@@ -26,8 +36,6 @@ export type Command = () => void;
 const STREAM_NON_BLOCKING = 1;
 const CAPTURE_RELAXED = 2;
 const NOT_READY = 600;
-/** Oldest cards the kernels are for (Volta). */
-const OLDEST = 70;
 const STAGING_BYTES = 16 * 2 ** 20;
 const ARGUMENT_BYTES = 4096;
 /** Waiting spins for this long before it sleeps between looks, in ms: decoding steps are shorter. */
@@ -38,6 +46,7 @@ export class CudaDevice {
   readonly info: DeviceInfo;
   readonly driver: Driver;
   readonly nvrtc: Nvrtc;
+  readonly target: Target;
   readonly lt: CublasLt;
   readonly stream: Handle;
   /** For copies beside what `stream` does. */
@@ -60,21 +69,24 @@ export class CudaDevice {
   constructor(index = 0) {
     this.driver = new Driver();
     const devices = this.driver.devices();
-    const info = devices[index];
-    if (!info) throw new CudaUnavailableError(`there is no GPU ${index}: the driver shows ${devices.length}`);
-    if (info.computeCapability < OLDEST) {
-      const [major, minor] = [Math.floor(info.computeCapability / 10), info.computeCapability % 10];
+    const card = devices[index];
+    if (!card) throw new CudaUnavailableError(`there is no GPU ${index}: the driver shows ${devices.length}`);
+    if (card.computeCapability < OLDEST_CAPABILITY) {
       throw new CudaUnavailableError(
-        `${info.name} has compute capability ${major}.${minor}; 7.0 (Volta) is the oldest supported: use the CPU backend`,
+        `${card.name} has compute capability ${capabilityText(card.computeCapability)}; 7.0 (Volta) is the oldest supported: use the CPU backend`,
       );
     }
+    const ptx = ptxCapability();
+    const info = presented(card, ptx);
     this.info = info;
+    this.nvrtc = new Nvrtc();
+    this.target = targetFor(info, this.nvrtc, ptx);
     const context = this.driver.create("cuDevicePrimaryCtxRetain", info.id);
     this.driver.call("cuCtxSetCurrent", context);
-    this.nvrtc = new Nvrtc();
-    this.kernels = new Kernels(this.driver, this.nvrtc, info.computeCapability);
+    this.kernels = new Kernels(this.driver, this.nvrtc, this.target);
+    this.tryKernels();
     this.stream = this.driver.create("cuStreamCreate", STREAM_NON_BLOCKING);
-    this.overlapping = OverlappingLaunches.for(this.driver, info.computeCapability, this.stream);
+    this.overlapping = OverlappingLaunches.for(this.driver, this.kernelCapability, this.stream);
     this.copyStream = this.driver.create("cuStreamCreate", STREAM_NON_BLOCKING);
     this.lt = new CublasLt();
     this.productWorkspace = this.alloc(PRODUCT_WORKSPACE);
@@ -87,6 +99,22 @@ export class CudaDevice {
     const sizeAt = base + BigInt(ARGUMENT_BYTES - 64);
     this.argumentExtra = sizeAt + 8n;
     [1n, base, 2n, sizeAt, 0n].forEach((word, i) => this.argumentSize.setBigUint64(8 + 8 * i, word, true));
+  }
+
+  /** The compute capability kernels are compiled for: the card's, or an older one where NVRTC does not know the card. */
+  get kernelCapability(): number {
+    return capabilityOf(this.target);
+  }
+
+  /** Whether the driver takes PTX shows with the first module: now, where the CPU can still be used instead. */
+  private tryKernels(): void {
+    if (!isPtx(this.target)) return;
+    try {
+      this.kernels.function("cache", { T: "float", C: "float" }, "kv_write");
+    } catch (error) {
+      this.driver.try("cuDevicePrimaryCtxRelease", this.info.id);
+      throw error;
+    }
   }
 
   alloc(bytes: number): DevicePointer {
@@ -180,6 +208,11 @@ export class CudaDevice {
   /** A launch ready to be enqueued any number of times: compiled, its arguments packed. */
   prepare(launch: Launch): Command {
     const { file, defines, kernel, grid, threads, sharedBytes = 0, overlap = false } = launch;
+    if (sharedBytes > this.info.sharedBytes) {
+      throw new CudaError(
+        `${kernel} wants ${sharedBytes} bytes of shared memory; a block has ${this.info.sharedBytes}`,
+      );
+    }
     const code = this.kernels.function(file, defines, kernel, sharedBytes);
     const packed = packArguments(launch.args);
     const [x, y = 1, z = 1] = grid;

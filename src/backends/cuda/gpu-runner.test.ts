@@ -25,6 +25,8 @@ const place = mkdtempSync(join(tmpdir(), "gpu-runner-"));
 after(() => rmSync(place, { recursive: true, force: true }));
 let places = 0;
 
+/** In a file, that it launches kernels. */
+const LAUNCHES = `// ${["gpu", "test", "support", "js"].join(".")}`;
 const PASSING = 'test("passes (CUDA)", () => {});';
 
 /** Runs the script where dist/backends/cuda holds these files; what it said, its log and its status. */
@@ -103,4 +105,51 @@ test("the sanitizer's errors are counted, and a run of it that checked nothing i
   });
   assert.equal(unmatched.status, 1, unmatched.stdout);
   assert.match(unmatched.stdout, /no test ran/);
+});
+
+test("a second pass runs the tests that launch kernels, the card used as an older one", { skip }, () => {
+  // Fails in a pass that it is not for.
+  const on = (capability: string) => `if (process.env.UNSLOTH_CUDA_PTX !== "${capability}") throw new Error("other");`;
+  const own = `${LAUNCHES}\ntest("on its own (CUDA, bf16)", { skip: !!process.env.UNSLOTH_CUDA_PTX }, () => { ${on("")} });`;
+  const files = {
+    launching: `${own}\ntest("in both (CUDA)", () => {});\ntest("host", () => { ${on("")} });`,
+    "no.launch": `test("host", () => { ${on("")} });`,
+  };
+  // What a pattern leaves out is skipped, or not told of, depending on Node.js.
+  const second =
+    /\nas compute capability 7\.5, kernels as PTX:\nlaunching\.test\.js: 1 passed, 0 failed, \d skipped\n1 passed/;
+  const both = run(files, []);
+  assert.equal(both.status, 0, both.stdout);
+  assert.match(both.stdout, /no\.launch\.test\.js: 1 passed.*\n4 passed, 0 failed, 0 skipped\n/);
+  assert.match(both.stdout, second);
+  assert.match(both.log, /skip .*on its own \(CUDA, bf16\)\n.*ok .*in both \(CUDA\)[\s\S]*1 passed, 0 failed/);
+  const first = run(files, ["--ptx", "none"], { UNSLOTH_CUDA_PTX: "7.5" });
+  assert.equal(first.status, 0, first.stdout);
+  assert.doesNotMatch(first.stdout, /as compute capability/);
+  const other = run({ eight: `${LAUNCHES}\ntest("a (CUDA)", () => { ${on("8.0")} });`, fine: PASSING }, [
+    "--ptx",
+    "8.0",
+  ]);
+  assert.equal(other.status, 0, other.stdout);
+  assert.match(other.stdout, /^as compute capability 8\.0, kernels as PTX:\neight.*: 1 passed.*\n1 passed.*\n$/);
+});
+
+test("a second pass that fails, or that is asked for and runs nothing, is no success", { skip }, () => {
+  const failing = `${LAUNCHES}\ntest("a (CUDA)", () => { if (process.env.UNSLOTH_CUDA_PTX) throw new Error("no ldmatrix"); });`;
+  const wrong = run({ failing, fine: PASSING }, []);
+  assert.equal(wrong.status, 1, wrong.stdout);
+  assert.match(wrong.stdout, /2 passed, 0 failed[\s\S]*no ldmatrix[\s\S]*0 passed, 1 failed/);
+  for (const body of [PASSING, `${LAUNCHES}\ntest("skipped (CUDA)", { skip: true }, () => {});`]) {
+    const none = run({ body }, ["--ptx", "7.5"]);
+    assert.equal(none.status, 1, none.stdout);
+    assert.match(none.stdout, /no test ran/);
+  }
+  for (const words of [["--ptx", "old"], ["--ptx="]]) assert.equal(run({ fine: PASSING }, words).status, 2);
+  const sanitized = { SUMMARY: "========= ERROR SUMMARY: 0 errors" };
+  const ops = `${LAUNCHES}\n${PASSING}`;
+  assert.doesNotMatch(run({ ops }, ["--sanitize"], sanitized).stdout, /as compute/);
+  assert.match(
+    run({ ops }, ["--sanitize", "--ptx", "7.5"], sanitized).stdout,
+    /as compute.*\n[\s\S]*memcheck: 0 errors/,
+  );
 });

@@ -12,7 +12,7 @@ import { sum } from "../../ops/reduce.ts";
 import { randomFloats, relativeError } from "../../testing/kernels.ts";
 import type { Backend, HostArray } from "../backend.ts";
 import { openCpuBackend } from "../cpu/backend.ts";
-import { gpu, skip } from "./gpu.test.support.ts";
+import { gpu, half, skip, skipBf16 } from "./gpu.test.support.ts";
 
 const [K, R] = [256, 16];
 
@@ -77,12 +77,15 @@ for (const [label, layers] of Object.entries({
   // As on cards whose blocks have 99 KiB of shared memory.
   "three layers, many rows, little shared memory": { rows: 1100, widths: [256, 64, 72], capability: 89 },
 } satisfies Record<string, Layers & { capability?: number }>)) {
-  test(`products that share an operand: ${label} (CUDA)`, { skip }, async () => {
+  // Kernels for 8.9 are none for a card before 8.0.
+  test(`products that share an operand: ${label} (CUDA)`, {
+    skip: "capability" in layers ? skipBf16 : skip,
+  }, async () => {
     using cpu = await openCpuBackend({ threads: 2 });
     const want = await run(cpu, "f32", layers);
     for (const [dtype, tolerance] of [
       ["f32", 2e-5],
-      ["bf16", 2e-2],
+      [half, 2e-2],
     ] as const) {
       const backend = gpu(dtype);
       backend.poison = true;

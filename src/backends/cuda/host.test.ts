@@ -7,6 +7,7 @@ import { float, int, long, moduleSource, packArguments, pointer } from "./kernel
 import { CUBLASLT, CUDNN, DRIVER, loadLibrary, NVRTC } from "./library.ts";
 import { compileCached } from "./nvrtc.ts";
 import { cudaStatus } from "./status.ts";
+import type { Target } from "./target.ts";
 
 /** What needs no GPU: the cache of compiled kernels, argument blocks, looking for libraries. */
 
@@ -22,35 +23,46 @@ function compiler(version: readonly [number, number] = [12, 4]) {
   };
 }
 
-test("kernels are compiled once for a source, options, architecture and compiler version", (t) => {
+test("kernels are compiled once for a source, options, target and compiler version", (t) => {
   const folder = temporaryFolder(t);
   const nvrtc = compiler();
-  const code = (source: string, arch = 90, options: string[] = [], from = nvrtc) =>
-    new TextDecoder().decode(compileCached(from, source, "k.cu", arch, options, folder));
+  const code = (source: string, target: Target = "sm_90", options: string[] = [], from = nvrtc) =>
+    new TextDecoder().decode(compileCached(from, source, "k.cu", target, options, folder));
   assert.equal(code("a"), "code of a");
   assert.equal(code("a"), "code of a");
   assert.deepEqual(nvrtc.compiled, ["a"]);
   code("b");
-  code("a", 80);
-  code("a", 90, ["-O1"]);
+  code("a", "sm_80");
+  code("a", "sm_90", ["-O1"]);
   assert.deepEqual(nvrtc.compiled, ["a", "b", "a", "a"]);
   const newer = compiler([13, 0]);
-  code("a", 90, [], newer);
+  code("a", "sm_90", [], newer);
   assert.deepEqual(newer.compiled, ["a"]);
   assert.equal(readdirSync(folder).length, 5);
+});
+
+test("machine code and PTX for the same capability are different files, which say so", (t) => {
+  const folder = temporaryFolder(t);
+  const nvrtc = compiler();
+  for (const target of ["sm_75", "compute_75", "compute_75", "sm_75"] as const) {
+    compileCached(nvrtc, "a", "k.cu", target, [], folder);
+  }
+  assert.deepEqual(nvrtc.compiled, ["a", "a"]);
+  const names = readdirSync(folder).map((name) => name.replace(/-[0-9a-f]{32}\./, "-KEY."));
+  assert.deepEqual(names.sort(), ["k_cu-compute_75-KEY.ptx", "k_cu-sm_75-KEY.cubin"]);
 });
 
 test("a damaged cache file is compiled again and replaced", (t) => {
   const folder = temporaryFolder(t);
   const nvrtc = compiler();
-  compileCached(nvrtc, "a", "k.cu", 90, [], folder);
+  compileCached(nvrtc, "a", "k.cu", "sm_90", [], folder);
   const file = join(folder, readdirSync(folder)[0]!);
   const whole = readFileSync(file);
   const flipped = Buffer.from(whole);
   flipped[flipped.length - 1]! ^= 1;
   for (const damaged of [whole.subarray(0, whole.length - 3), Buffer.alloc(0), Buffer.from("short"), flipped]) {
     writeFileSync(file, damaged);
-    assert.equal(new TextDecoder().decode(compileCached(nvrtc, "a", "k.cu", 90, [], folder)), "code of a");
+    assert.equal(new TextDecoder().decode(compileCached(nvrtc, "a", "k.cu", "sm_90", [], folder)), "code of a");
     assert.deepEqual(readFileSync(file), whole);
   }
   assert.equal(nvrtc.compiled.length, 5);
@@ -59,7 +71,7 @@ test("a damaged cache file is compiled again and replaced", (t) => {
 test("a cache that cannot be written to costs no more than the compilation", () => {
   const nvrtc = compiler();
   const folder = join(import.meta.filename, "not-a-folder");
-  assert.equal(new TextDecoder().decode(compileCached(nvrtc, "a", "k.cu", 90, [], folder)), "code of a");
+  assert.equal(new TextDecoder().decode(compileCached(nvrtc, "a", "k.cu", "sm_90", [], folder)), "code of a");
 });
 
 test("arguments are laid out as C lays out a parameter block", () => {

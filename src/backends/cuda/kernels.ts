@@ -2,6 +2,7 @@ import { readFileSync } from "node:fs";
 import type { FloatDType } from "../../graph/types.ts";
 import type { Driver, Handle } from "./driver.ts";
 import { compileCached, type Nvrtc } from "./nvrtc.ts";
+import { refusedPtx, type Target } from "./target.ts";
 
 /** An argument of a kernel: p an address, i int, l 64-bit int, f float. */
 export type KernelArgument = readonly ["p" | "i" | "l" | "f", number];
@@ -40,16 +41,17 @@ export function moduleSource(file: string, defines: Defines): string {
 export class Kernels {
   private readonly driver: Driver;
   private readonly nvrtc: Nvrtc;
-  private readonly arch: number;
+  private readonly target: Target;
   private readonly modules = new Map<string, Handle>();
   private readonly functions = new Map<string, Handle>();
 
-  constructor(driver: Driver, nvrtc: Nvrtc, arch: number) {
+  constructor(driver: Driver, nvrtc: Nvrtc, target: Target) {
     this.driver = driver;
     this.nvrtc = nvrtc;
-    this.arch = arch;
+    this.target = target;
   }
 
+  /** Throws CudaUnavailableError where the driver does not take PTX. */
   function(file: string, defines: Defines, name: string, sharedBytes = 0): Handle {
     const moduleKey = `${file}|${JSON.stringify(defines)}`;
     const key = `${moduleKey}|${name}|${sharedBytes}`;
@@ -73,8 +75,15 @@ export class Kernels {
   private module(file: string, defines: Defines, key: string): Handle {
     let module = this.modules.get(key);
     if (module === undefined) {
-      const code = compileCached(this.nvrtc, moduleSource(file, defines), `${file}.cu`, this.arch, []);
-      module = this.driver.create("cuModuleLoadData", code);
+      const { driver, nvrtc, target } = this;
+      const code = compileCached(nvrtc, moduleSource(file, defines), `${file}.cu`, target, []);
+      const cell = new BigUint64Array(1);
+      const status = driver.try("cuModuleLoadData", cell, code);
+      if (status !== 0) {
+        const failure = driver.failure(`${file}.cu for ${target}`, status);
+        throw refusedPtx(status, target, nvrtc.version, driver.version) ?? failure;
+      }
+      module = cell[0]!;
       this.modules.set(key, module);
     }
     return module;

@@ -157,7 +157,13 @@ test("the kernels of single tokens compile", { skip: nvrtc ? false : "no NVRTC" 
     ["bf16", 90],
     ["f16", 90],
   ] as const) {
-    const code = compileCached(nvrtc!, moduleSource("attention_single", { T: type }), "attention_single.cu", arch, []);
+    const code = compileCached(
+      nvrtc!,
+      moduleSource("attention_single", { T: type }),
+      "attention_single.cu",
+      `sm_${arch}`,
+      [],
+    );
     const text = Buffer.from(code).toString("latin1");
     for (const kernel of ["attention_single", "attention_single_grad"]) assert.ok(text.includes(kernel));
   }

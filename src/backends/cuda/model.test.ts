@@ -12,7 +12,7 @@ import { oracleFloats, oracleJson, oraclePath, oracleTensors } from "../../testi
 import { type OracleBatch, oracleBatch } from "../../testing/oracle-batch.ts";
 import { StepRunner } from "../../train/step.ts";
 import { asTrainable } from "../../train/trainable.ts";
-import { gpu, skip } from "./gpu.test.support.ts";
+import { gpu, skip, skipOf } from "./gpu.test.support.ts";
 
 const FAMILIES = ["llama", "llama3", "mistral", "qwen2", "qwen3", "gemma2"];
 const OPTIMIZER = { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weightDecay: 0, eightBit: false };
@@ -109,7 +109,9 @@ for (const family of FAMILIES) {
     ["bf16", 3, 1e-2],
     ["f16", 1, 2e-3],
   ] as const) {
-    test(`${family}: ${dtype} is off by no more than bf16 weights alone explain (CUDA)`, { skip }, async () => {
+    test(`${family}: ${dtype} is off by no more than bf16 weights alone explain (CUDA)`, {
+      skip: skipOf(dtype),
+    }, async () => {
       const tensors = fixture();
       const want = (name: string) => oracleFloats(tensors, `grad.${name}`);
       // These random models amplify rounding: f32 arithmetic over rounded weights alone moves the gradients by 3% to 22%.
@@ -124,7 +126,9 @@ for (const family of FAMILIES) {
 
 for (const dtype of ["f32", "bf16", "f16"] as const) {
   const tolerance = LOGITS_TOLERANCE[dtype];
-  test(`logits of packed sequences and of decoding with a cache agree (CUDA, ${dtype})`, { skip }, async () => {
+  test(`logits of packed sequences and of decoding with a cache agree (CUDA, ${dtype})`, {
+    skip: skipOf(dtype),
+  }, async () => {
     for (const family of FAMILIES) {
       const backend = gpu(dtype);
       using model = await loadModel({ path: oraclePath("families", family, "model"), backend });
@@ -187,7 +191,7 @@ for (const [dtype, tolerance] of [
   ["f16", 3e-3],
 ] as const) {
   for (const name of ["llama3_lora", "qwen2_lora", "gemma2_lora", "llama3_nf4_lora"]) {
-    test(`${name}: 20 steps follow PyTorch's (CUDA, ${dtype})`, { skip }, async () => {
+    test(`${name}: 20 steps follow PyTorch's (CUDA, ${dtype})`, { skip: skipOf(dtype) }, async () => {
       const backend = gpu(dtype);
       backend.poison = false;
       const spec = oracleJson<Trajectory>("trajectories", name, "trajectory.json");

@@ -4,6 +4,7 @@ import { homedir } from "node:os";
 import { join } from "node:path";
 import { CudaError } from "./errors.ts";
 import { loadLibrary, NVRTC } from "./library.ts";
+import { isPtx, type Target } from "./target.ts";
 
 type Call = (...args: (number | bigint | string | ArrayBufferView | readonly string[] | null)[]) => number;
 
@@ -12,7 +13,10 @@ export class Nvrtc {
   readonly path: string;
   /** [major, minor] */
   readonly version: readonly [number, number];
-  private readonly calls: Record<"create" | "compile" | "destroy" | "logSize" | "log" | "size" | "get", Call>;
+  /** Compute capabilities it compiles for, 90 for 9.0; null: it does not say (before 11.2). */
+  readonly supported: readonly number[] | null;
+  private readonly calls: Record<"create" | "compile" | "destroy" | "logSize" | "log", Call>;
+  private readonly results: Record<"PTX" | "CUBIN", { size: Call; get: Call }>;
 
   constructor() {
     const { handle, path } = loadLibrary(NVRTC);
@@ -24,36 +28,56 @@ export class Nvrtc {
       destroy: bind("int nvrtcDestroyProgram(void*)"),
       logSize: bind("int nvrtcGetProgramLogSize(uint64_t, void*)"),
       log: bind("int nvrtcGetProgramLog(uint64_t, void*)"),
-      size: bind("int nvrtcGetCUBINSize(uint64_t, void*)"),
-      get: bind("int nvrtcGetCUBIN(uint64_t, void*)"),
     };
+    const result = (kind: string): { size: Call; get: Call } => ({
+      size: bind(`int nvrtcGet${kind}Size(uint64_t, void*)`),
+      get: bind(`int nvrtcGet${kind}(uint64_t, void*)`),
+    });
+    this.results = { PTX: result("PTX"), CUBIN: result("CUBIN") };
     const [major, minor] = [new Int32Array(1), new Int32Array(1)];
     check("nvrtcVersion", bind("int nvrtcVersion(void*, void*)")(major, minor));
     this.version = [major[0]!, minor[0]!];
+    this.supported = supportedBy(bind);
   }
 
-  /** Machine code for sm_`arch`. Throws a CudaError with the compiler's log. */
-  compile(source: string, name: string, arch: number, options: readonly string[]): Uint8Array {
+  /** Machine code, or PTX that ends with a NUL. Throws a CudaError with the compiler's log. */
+  compile(source: string, name: string, target: Target, options: readonly string[]): Uint8Array {
     const program = new BigUint64Array(1);
     check("nvrtcCreateProgram", this.calls.create(program, source, name, 0, null, null));
     const id = program[0]!;
     try {
-      const all = [`--gpu-architecture=sm_${arch}`, "--std=c++17", ...options];
+      const all = [`--gpu-architecture=${target}`, "--std=c++17", ...options];
       const size = new BigUint64Array(1);
       if (this.calls.compile(id, all.length, all) !== 0) {
         this.calls.logSize(id, size);
         const log = new Uint8Array(Number(size[0]));
         this.calls.log(id, log);
-        throw new CudaError(`${name} does not compile for sm_${arch}:\n${Buffer.from(log).toString("utf8")}`);
+        throw new CudaError(`${name} does not compile for ${target}:\n${Buffer.from(log).toString("utf8")}`);
       }
-      check("nvrtcGetCUBINSize", this.calls.size(id, size));
+      const kind = isPtx(target) ? "PTX" : "CUBIN";
+      check(`nvrtcGet${kind}Size`, this.results[kind].size(id, size));
       const code = new Uint8Array(Number(size[0]));
-      check("nvrtcGetCUBIN", this.calls.get(id, code));
+      check(`nvrtcGet${kind}`, this.results[kind].get(id, code));
       return code;
     } finally {
       this.calls.destroy(program);
     }
   }
+}
+
+function supportedBy(bind: (signature: string) => Call): number[] | null {
+  let [count, list]: (Call | null)[] = [null, null];
+  try {
+    count = bind("int nvrtcGetNumSupportedArchs(void*)");
+    list = bind("int nvrtcGetSupportedArchs(void*)");
+  } catch {
+    return null;
+  }
+  const size = new Int32Array(1);
+  check("nvrtcGetNumSupportedArchs", count(size));
+  const supported = new Int32Array(size[0]!);
+  check("nvrtcGetSupportedArchs", list(supported));
+  return [...supported];
 }
 
 function check(what: string, status: number): void {
@@ -67,22 +91,25 @@ export function kernelCacheFolder(): string {
 }
 
 /**
- * Compiled code by source, options, architecture and compiler version, kept on disk with its own checksum: a file that
+ * Compiled code by source, options, target and compiler version, kept on disk with its own checksum: a file that
  * does not match it is made again. A folder that cannot be written to costs the compile time and nothing else.
  */
 export function compileCached(
   nvrtc: Pick<Nvrtc, "version" | "compile">,
   source: string,
   name: string,
-  arch: number,
+  target: Target,
   options: readonly string[],
   folder = kernelCacheFolder(),
 ): Uint8Array {
-  const key = sha256(JSON.stringify([source, options, arch, nvrtc.version]));
-  const file = join(folder, `${name.replace(/\W+/g, "_")}-sm${arch}-${key.slice(0, 32)}.cubin`);
+  const key = sha256(JSON.stringify([source, options, target, nvrtc.version]));
+  const file = join(
+    folder,
+    `${name.replace(/\W+/g, "_")}-${target}-${key.slice(0, 32)}.${isPtx(target) ? "ptx" : "cubin"}`,
+  );
   const kept = readChecked(file);
   if (kept) return kept;
-  const code = nvrtc.compile(source, name, arch, options);
+  const code = nvrtc.compile(source, name, target, options);
   try {
     mkdirSync(folder, { recursive: true });
     const temporary = `${file}.${process.pid}`;

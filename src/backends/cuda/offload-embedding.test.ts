@@ -6,7 +6,7 @@ import { PeftModel } from "../../peft/index.ts";
 import { oracleJson, oraclePath } from "../../testing/oracle.ts";
 import { type OracleBatch, oracleBatch } from "../../testing/oracle-batch.ts";
 import { StepRunner } from "../../train/step.ts";
-import { gpu, skip } from "./gpu.test.support.ts";
+import { gpu, skipBf16 as skip } from "./gpu.test.support.ts";
 
 async function step(offloadEmbedding: boolean) {
   const { batch } = oracleJson<{ batch: OracleBatch }>("families", "llama", "expect.json");

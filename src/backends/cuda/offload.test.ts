@@ -9,7 +9,7 @@ import { randomSource, relativeError } from "../../testing/kernels.ts";
 import { oracleJson, oraclePath } from "../../testing/oracle.ts";
 import { type OracleBatch, oracleBatch } from "../../testing/oracle-batch.ts";
 import { StepRunner } from "../../train/step.ts";
-import { gpu, skip } from "./gpu.test.support.ts";
+import { gpu, skipBf16 as skip } from "./gpu.test.support.ts";
 
 interface Gradients {
   readonly names: readonly string[];

@@ -20,7 +20,10 @@ export class OverlappingLaunches {
   private readonly address: bigint;
   private readonly words: DataView;
 
-  /** Null where the card or driver has no such launches. */
+  /**
+   * Null where the driver or the kernels have no such launches.
+   * @param computeCapability what kernels are compiled for: below 9.0 they do not say where they wait
+   */
   static for(driver: Driver, computeCapability: number, stream: Handle): OverlappingLaunches | null {
     const known = driver.has("cuLaunchKernelEx") && driver.version >= DRIVER_VERSION;
     return known && computeCapability >= CAPABILITY ? new OverlappingLaunches(driver, stream) : null;

@@ -19,6 +19,7 @@ const TYPICAL: DeviceInfo = {
 /** Contexts and allocations that cost nothing: addresses are made up, contents are forgotten. */
 class SketchDevice {
   readonly info: DeviceInfo;
+  readonly kernelCapability: number;
   fp8 = false;
   allocated = 0;
   peak = 0;
@@ -26,6 +27,7 @@ class SketchDevice {
 
   constructor(info: DeviceInfo) {
     this.info = info;
+    this.kernelCapability = info.computeCapability;
   }
 
   alloc(bytes: number): number {

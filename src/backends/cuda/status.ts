@@ -1,6 +1,8 @@
 import { cudnnNotes } from "./cudnn-attention.ts";
 import { type DeviceInfo, Driver } from "./driver.ts";
 import { CUBLASLT, CUDNN, DRIVER, type LibrarySpec, loadLibrary, NVRTC } from "./library.ts";
+import { Nvrtc } from "./nvrtc.ts";
+import { type Compiler, capabilityText, OLDEST_CAPABILITY, presented, targetFor, targetText } from "./target.ts";
 
 /** What of CUDA this machine has. */
 export interface CudaStatus {
@@ -22,21 +24,18 @@ export interface LibraryStatus {
   readonly remedy: string;
   /** Without an optional one everything works, some of it slower. */
   readonly optional: boolean;
-  /** Why it was not used for something in this process although it is there, one line each. */
+  /** How it is used (NVRTC), or why it was not used for something in this process (cuDNN), one line each. */
   readonly notes?: readonly string[];
 }
-
-/** Oldest cards the kernels are for (Volta). */
-export const OLDEST_CAPABILITY = 70;
-
-/** "8.0" of 80. */
-export const capabilityText = (capability: number): string => `${Math.floor(capability / 10)}.${capability % 10}`;
 
 /** Look for the driver, its devices and the libraries; never throws. */
 export function cudaStatus(): CudaStatus {
   const problems: string[] = [];
   const needed = [DRIVER, NVRTC, CUBLASLT].map((spec) => find(spec, problems));
   const libraries = [...needed, { ...find(CUDNN, null), notes: cudnnNotes() }];
+  const failed = (error: unknown): void => {
+    problems.push(error instanceof Error ? error.message : String(error));
+  };
   let driverVersion: string | null = null;
   let devices: DeviceInfo[] = [];
   if (libraries[0]!.path !== null) {
@@ -46,11 +45,25 @@ export function cudaStatus(): CudaStatus {
       devices = driver.devices();
       if (devices.length === 0) problems.push("the driver shows no GPU: check CUDA_VISIBLE_DEVICES");
       else problems.push(...tooOld(devices[0]!));
+      devices = devices.map((device) => presented(device));
     } catch (error) {
-      problems.push(error instanceof Error ? error.message : String(error));
+      failed(error);
+    }
+  }
+  const [nvrtc, card] = [libraries[1]!, devices[0]];
+  if (nvrtc.path !== null && card && problems.length === 0) {
+    try {
+      libraries[1] = { ...nvrtc, notes: [kernelNote(card, new Nvrtc())] };
+    } catch (error) {
+      failed(error);
     }
   }
   return { available: problems.length === 0, libraries, driverVersion, devices, problems };
+}
+
+/** How NVRTC makes the kernels of a card. Throws CudaUnavailableError where it does not. */
+export function kernelNote(card: DeviceInfo, nvrtc: Compiler): string {
+  return `version ${nvrtc.version.join(".")}, ${targetText(targetFor(card, nvrtc))}`;
 }
 
 function tooOld({ name, computeCapability }: DeviceInfo): string[] {

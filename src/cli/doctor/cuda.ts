@@ -1,4 +1,5 @@
-import { type CudaStatus, capabilityText } from "../../backends/cuda/status.ts";
+import type { CudaStatus } from "../../backends/cuda/status.ts";
+import { capabilityText } from "../../backends/cuda/target.ts";
 import { formatBytes } from "../terminal.ts";
 import type { GpuReport } from "./gpu.ts";
 import type { Check } from "./report.ts";
@@ -15,7 +16,7 @@ export function cudaCheck(status: CudaStatus, { missing }: Pick<GpuReport, "miss
   );
   const details = [
     ...cards,
-    ...found.map((library) => `${library.name}: ${library.path}`),
+    ...found.map(({ name: library, path, notes = [] }) => [`${library}: ${path}`, ...notes].join("; ")),
     ...lacking
       .filter(({ optional }) => optional && found.length > 0)
       .map((library) => `${library.name}: not found; ${library.remedy}`),
