@@ -192,5 +192,16 @@ test("bad requests say what is wrong", async () => {
     /2 tokens and up to 16 follow.*takes 16/,
   );
   await assert.rejects(generateTokens(session, [[1]], { topp: 1 } as never), /did you mean "topP"/);
+  const penalised = {
+    seed: 0,
+    step: 0,
+    firstIndex: 0,
+    temperature: 1,
+    topK: 0,
+    topP: 1,
+    minP: 0,
+    repetitionPenalty: 2,
+  };
+  await assert.rejects(session.prefillAndDraw([[1], [2], [3]], penalised), /3 prompts in 1 copies: .* room for 2/);
   assert.throws(() => new DecodingSession(model, 0, 16), /batch must be a whole number of at least 1/);
 });

@@ -33,6 +33,18 @@ export function placeToken(
   inputs.lengths[at] = position + 1;
 }
 
+/** Inputs of `compileSteps` for tokens that several steps go on from; all but the random numbers. */
+export function stepInputs({ ids, rows, ...first }: NewTokens, steps: number): Record<string, Int32Array> {
+  const inputs: Record<string, Int32Array> = { ids, rows };
+  for (let step = 0; step < steps; step++) {
+    inputs[`positions.${step}`] = first.positions.map((position) => position + step);
+    // Sequences without a token stay without.
+    inputs[`slots.${step}`] = first.slots.map((slot) => (slot < 0 ? slot : slot + step));
+    inputs[`lengths.${step}`] = first.lengths.map((length) => (length === 0 ? 0 : length + step));
+  }
+  return inputs;
+}
+
 /** Inputs of `compilePrefill` for prompts that go to the cache rows from their `slots` on; `ends`: their last tokens. */
 export function packPrompts(prompts: readonly (readonly number[])[], slots: readonly number[], count: number) {
   // Tokens past the end are sequences of their own that go to no slot.

@@ -1,9 +1,10 @@
 import type { Program } from "../graph/program.ts";
 import type { CausalLM } from "../models/model.ts";
 import { SeenTokens } from "./draws.ts";
+import { createLayers } from "./layer-caches.ts";
 import { bucket } from "./program-cache.ts";
 import { compilePrefill, compileSteps } from "./programs.ts";
-import { createLayers, PREFILL_TOKENS, STEPS_AT_ONCE } from "./session.ts";
+import { PREFILL_TOKENS, STEPS_AT_ONCE } from "./session.ts";
 
 export interface DecodingShape {
   /** Sequences side by side, and tokens that each has room for. */

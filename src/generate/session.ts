@@ -1,24 +1,14 @@
-import type { DeviceTensor, Executable, HostArray } from "../backends/backend.ts";
-import type { FloatDType } from "../graph/types.ts";
+import type { Executable, HostArray } from "../backends/backend.ts";
 import type { ModelAdapter } from "../models/adapter.ts";
 import type { CausalLM } from "../models/model.ts";
 import { type Drawn, type Draws, drawInputs, needsSeen, randomWords, SeenTokens } from "./draws.ts";
-import { commonPrefix, type NewTokens, newTokens, packPrompts, placeToken } from "./inputs.ts";
+import { commonPrefix, type NewTokens, newTokens, packPrompts, placeToken, stepInputs } from "./inputs.ts";
+import { copiesOfPrompts, createLayers, disposeLayers } from "./layer-caches.ts";
 import { bucket, ProgramCache } from "./program-cache.ts";
-import {
-  type CacheSpec,
-  compileCopy,
-  compileExtend,
-  compilePrefill,
-  compileSteps,
-  type Head,
-  type LayerCache,
-} from "./programs.ts";
+import { type CacheSpec, compileCopy, compileExtend, compilePrefill, compileSteps, type Head } from "./programs.ts";
 
 /** Prompts are processed this many tokens at a time, or one by one where a single one is longer. */
 export const PREFILL_TOKENS = 8192;
-/** Cache rows that are copied at a time. */
-const COPY_ROWS = 4096;
 /** Tokens drawn in a row where asking the host in between would take a share of a step. */
 export const STEPS_AT_ONCE = 4;
 /** Compiled programs that are kept. */
@@ -95,15 +85,11 @@ export class DecodingSession {
   }
 
   /** The same, drawing the first token of every sequence where the model runs. */
-  async prefillAndDraw(
+  prefillAndDraw(
     prompts: readonly (readonly number[])[],
     draws: Draws,
     options: PrefillOptions = {},
   ): Promise<Drawn[]> {
-    if (needsSeen(draws)) {
-      this.seen ??= new SeenTokens(this.model, this.batch);
-      this.seen.set(prompts, options.copies ?? 1);
-    }
     return this.start(prompts, options, draws);
   }
 
@@ -140,15 +126,9 @@ export class DecodingSession {
     { steps = 1, signal }: { steps?: number; signal?: AbortSignal | undefined } = {},
   ): Promise<Drawn[][]> {
     const { inputs, sequences } = this.nextTokens(tokens, steps);
-    const { positions, slots, lengths, ids, rows } = inputs;
-    const all: Record<string, HostArray> = { ids, rows, ...drawInputs(draws, sequences, this.batch) };
-    delete all.draws;
-    for (let step = 0; step < steps; step++) {
-      all[`positions.${step}`] = positions.map((position) => position + step);
-      all[`slots.${step}`] = slots.map((slot) => (slot < 0 ? slot : slot + step));
-      all[`lengths.${step}`] = lengths.map((length) => (length === 0 ? 0 : length + step));
-      all[`draws.${step}`] = randomWords(draws, sequences, this.batch, step);
-    }
+    const { settings, drawRows } = drawInputs(draws, sequences, this.batch);
+    const all: Record<string, HostArray> = { ...stepInputs(inputs, steps), settings, drawRows };
+    for (let step = 0; step < steps; step++) all[`draws.${step}`] = randomWords(draws, sequences, this.batch, step);
     const seen = needsSeen(draws) ? (this.seen?.tensor ?? null) : null;
     const program = this.program(`decode ${steps} ${seen !== null}`, () =>
       compileSteps(this.spec, this.batch, steps, seen),
@@ -169,7 +149,7 @@ export class DecodingSession {
   dispose(): void {
     this.programs.clear();
     this.seen?.dispose();
-    for (const { keys, values } of this.spec.layers) for (const tensor of [keys, values]) tensor.dispose();
+    disposeLayers(this.spec.layers);
   }
 
   [Symbol.dispose](): void {
@@ -188,6 +168,10 @@ export class DecodingSession {
       if (prompt.length === 0 || prompt.length > this.maxLength) {
         throw new RangeError(`prompt ${i} has ${prompt.length} tokens; the session takes 1 to ${this.maxLength}`);
       }
+    }
+    if (draws && needsSeen(draws)) {
+      this.seen ??= new SeenTokens(this.model, this.batch);
+      this.seen.set(prompts, copies);
     }
     const kept = prompts.map((prompt, i) => (keepPrefix && copies === 1 ? commonPrefix(this.tokens(i), prompt) : 0));
     this.sequences.forEach((tokens, i) => {
@@ -273,15 +257,7 @@ export class DecodingSession {
 
   /** The cache rows of each prompt's first sequence to its other ones. */
   private async copy(prompts: readonly (readonly number[])[], copies: number, signal?: AbortSignal): Promise<void> {
-    const pairs: [number, number][] = [];
-    prompts.forEach(({ length }, i) => {
-      const source = i * copies * this.maxLength;
-      for (let copy = 1; copy < copies; copy++) {
-        for (let t = 0; t < length; t++) pairs.push([source + t, source + copy * this.maxLength + t]);
-      }
-    });
-    for (let at = 0; at < pairs.length; at += COPY_ROWS) {
-      const some = pairs.slice(at, at + COPY_ROWS);
+    for (const some of copiesOfPrompts(prompts, copies, this.maxLength)) {
       const count = bucket(some.length);
       const inputs = { from: new Int32Array(count), to: new Int32Array(count).fill(-1) };
       some.forEach(([from, to], i) => {
@@ -333,24 +309,3 @@ export class DecodingSession {
 
 /** What a program's head gives for a row. */
 type Result<D extends Draws | null> = D extends Draws ? Drawn : Float32Array;
-
-/** Caches with room for `capacity` tokens. */
-export function createLayers({ backend, config }: CausalLM, capacity: number): LayerCache[] {
-  const dtype: FloatDType = backend.computeDtype ?? "f32";
-  const shape = [capacity, config.kvHeads * config.headDim];
-  const made: DeviceTensor[] = [];
-  const create = (layer: number, name: string): DeviceTensor => {
-    const tensor = backend.createTensor(`cache.${layer}.${name}`, dtype, shape, { role: "cache" });
-    made.push(tensor);
-    return tensor;
-  };
-  try {
-    return Array.from({ length: config.layers }, (_, layer) => ({
-      keys: create(layer, "keys"),
-      values: create(layer, "values"),
-    }));
-  } catch (error) {
-    for (const tensor of made) tensor.dispose();
-    throw error;
-  }
-}
