@@ -48,6 +48,10 @@ test("without control the weight stays", () => {
   assert.equal(control.applied, 0.1);
   control.observe(entropies(9, 9), batch);
   assert.equal(control.updated(), 0.1);
+  // As with other settings, a training that is resumed goes by what it is given now.
+  const other = new EntropyControl({ ...SETTINGS, useAdaptiveEntropy: false, entropyCoef: 0.3 });
+  other.restore(control.state(), "file");
+  assert.equal(other.applied, 0.3);
 });
 
 const backend = await openBackend();

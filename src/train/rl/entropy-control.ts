@@ -59,13 +59,15 @@ export class EntropyControl {
     return this.coef;
   }
 
-  /** For a checkpoint, between updates. */
-  state(): Record<string, unknown> {
+  /** For a checkpoint, between updates; null: there is nothing to go on from. */
+  state(): Record<string, unknown> | null {
+    if (!this.settings.useAdaptiveEntropy) return null;
     return { entropy_coef: this.coef, ...(Number.isFinite(this.last) && { last_entropy: this.last }) };
   }
 
   /** Throws FormatError. */
   restore(state: unknown, file: string): void {
+    if (!this.settings.useAdaptiveEntropy) return;
     const saved = record({ entropy: state }, "entropy", file);
     this.coef = number(saved, "entropy_coef", file);
     this.last = "last_entropy" in saved ? number(saved, "last_entropy", file) : Number.POSITIVE_INFINITY;

@@ -53,7 +53,8 @@ export class Policy implements GRPOPolicy {
   /** Tokens of prompts and completions generated for training. */
   tokensSeen = 0;
   /**
-   * Whether training is off the policy (`trainsOffPolicy`): then batches have the log-probabilities of the policy that sampled. Elsewhere those are the policy's own.
+   * Whether training is off the policy (`trainsOffPolicy`): then batches have the log-probabilities of the policy that
+   * sampled. Elsewhere those are the policy's own.
    */
   readonly usesOld: boolean;
   private readonly args: GRPOConfig;
@@ -173,8 +174,8 @@ export class Policy implements GRPOPolicy {
 
   state(): Record<string, unknown> {
     const { tokensSeen: tokens_seen, metrics, completions } = this;
-    const control = hasEntropyBonus(this.args) && { entropy: this.entropy.state() };
-    return { tokens_seen, metrics: metrics.state(), completions: completions.state(), ...control };
+    const entropy = this.entropy.state();
+    return { tokens_seen, metrics: metrics.state(), completions: completions.state(), ...(entropy && { entropy }) };
   }
 
   restore(state: unknown, file: string): void {
@@ -182,7 +183,7 @@ export class Policy implements GRPOPolicy {
     this.tokensSeen = count(source, "tokens_seen", file);
     this.metrics.restore(source.metrics, file);
     this.completions.restore(source.completions);
-    if (hasEntropyBonus(this.args)) this.entropy.restore(source.entropy, file);
+    this.entropy.restore(source.entropy, file);
   }
 
   dispose(): void {
