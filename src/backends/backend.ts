@@ -80,6 +80,8 @@ export interface Backend {
   readonly rates: Rates;
   /** Type of activations in models traced for this backend; f32 when left out. */
   readonly computeDtype?: FloatDType;
+  /** Whether products of frozen weights are in 8 bits. */
+  readonly fp8?: boolean;
   readonly workspaceOf: WorkspaceOf;
   /** Whether products that share an operand should run as one step (ops/matmul-group.ts, ops/product-groups.ts). */
   readonly groupsProducts?: boolean;

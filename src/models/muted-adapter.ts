@@ -1,4 +1,13 @@
 import type { LoraPair, ModelAdapter } from "./adapter.ts";
+import type { CausalLM } from "./model.ts";
+
+/**
+ * What a model is traced with where it is to be without its adapter: in 16 bits the adapter muted, else null (nothing, or what
+ * makes up for changed base weights).
+ */
+export function withoutAdapter({ adapter, backend }: Pick<CausalLM, "adapter" | "backend">): ModelAdapter | null {
+  return adapter && (backend.computeDtype ?? "f32") !== "f32" ? mutedAdapter(adapter) : null;
+}
 
 /**
  * What stands for "no adapter" where activations are 16 bits: the adapter with its low-rank products multiplied by 0. The

@@ -5,7 +5,7 @@ import { plan } from "../graph/plan.ts";
 import type { Program } from "../graph/program.ts";
 import { GraphError } from "../graph/types.ts";
 import { DecoderTrace, type DecoderTraceOptions, type TokenInputs } from "../models/decoder.ts";
-import { mutedAdapter } from "../models/muted-adapter.ts";
+import { withoutAdapter } from "../models/muted-adapter.ts";
 import { add } from "../ops/add.ts";
 import { cast } from "../ops/cast.ts";
 import { constantOp } from "../ops/elementwise.ts";
@@ -133,12 +133,8 @@ function lossContext(graph: Graph, options: StepOptions, training: boolean, shap
     labelSmoothing,
     hidden,
     logits,
-    traceWith(adapter, other = model) {
-      const own = other.adapter;
-      const rounds = (other.backend.computeDtype ?? "f32") !== "f32";
-      const used = adapter === null && own && rounds ? mutedAdapter(own) : adapter;
-      return new DecoderTrace(graph, other, { maxPositions, adapter: used });
-    },
+    traceWith: (adapter, other = model) =>
+      new DecoderTrace(graph, other, { maxPositions, adapter: adapter ?? withoutAdapter(other) }),
     hasInput: (name) => shape.inputs.has(name),
     input(name) {
       const found = shape.inputs.get(name);

@@ -9,11 +9,12 @@ import { FormatError, reason } from "../../formats/errors.ts";
 import { openSafetensors, writeSafetensors } from "../../formats/safetensors.ts";
 import type { ModelAdapter } from "../../models/adapter.ts";
 import type { CausalLM } from "../../models/model.ts";
+import { withoutAdapter } from "../../models/muted-adapter.ts";
 import { FrozenAdapter, LoraAdapter } from "../../peft/index.ts";
 import type { ReferencePlan } from "./reference-plan.ts";
 
 /** Changes when the numbers would be others for the same data. */
-const FORMAT = 1;
+const FORMAT = 2;
 const TENSOR = "reference";
 
 /** What a file of reference numbers is the numbers of. */
@@ -26,19 +27,24 @@ export interface ReferenceData {
   readonly settings: unknown;
 }
 
-/** A name made of everything that decides the numbers: weights, adapter, tokens, settings. Reads all weights once. */
+/**
+ * A name made of everything that decides the numbers, their roundings included: weights, adapter, tokens, settings. Reads all
+ * weights once.
+ */
 export async function referenceKey({ lm, scorer, rows, settings }: ReferenceData): Promise<string> {
   const hash = createHash("sha256");
   const model = scorer.kind === "model" ? scorer.model : lm;
   const { backend } = model;
-  hash.update(
-    JSON.stringify({ FORMAT, settings, config: model.hfConfig, backend: backend.name, type: backend.computeDtype }),
-  );
+  const { name: on, computeDtype: type, fp8 = false } = backend;
+  hash.update(JSON.stringify({ FORMAT, settings, config: model.hfConfig, backend: on, type, fp8 }));
   for (const [name, tensor] of model.parameters) await addTensor(hash, name, tensor);
   const adapter = adapterOf(scorer);
   if (adapter instanceof LoraAdapter || adapter instanceof FrozenAdapter) {
     hash.update(JSON.stringify(adapter.config));
     for (const { name, tensor } of adapter.tensors) await addTensor(hash, name, tensor);
+  } else if (withoutAdapter(model) && model.adapter instanceof LoraAdapter) {
+    // Products times 0 are there all the same, and their shapes decide how the sum is rounded.
+    hash.update(JSON.stringify(model.adapter.tensors.map(({ name, shape }) => [name, shape])));
   }
   for (const sequences of rows) {
     for (const { inputIds, labels } of sequences) {
