@@ -149,6 +149,8 @@ test("tokens that cannot be are errors", async (t) => {
   await refused(untied, { trainableTokenIndices: [-1] }, /expected a token id/);
   await refused(untied, { trainableTokenIndices: [1_000_000] }, /and no token 1000000/);
   await refused(untied, { trainableTokenIndices: { wte: [1] } }, /"wte" is no table of tokens/);
+  const twice = { embed_tokens: [1], "model.embed_tokens": [2] };
+  await refused(untied, { trainableTokenIndices: twice }, /"model.embed_tokens" is there already, under another name/);
   await refused(
     untied,
     { trainableTokenIndices: [1], modulesToSave: ["embed_tokens"] },

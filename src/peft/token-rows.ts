@@ -36,6 +36,7 @@ export function tokenTargets(
   for (const [name, indices] of Object.entries(lists)) {
     const path = ([EMBEDDING, HEAD] as const).find((one) => `.${one}`.endsWith(`.${name}`));
     if (!path) return fail(`"${name}" is no table of tokens; those there are: embed_tokens, lm_head`);
+    if (byPath.has(path)) fail(`"${name}" is there already, under another name`);
     const outside = indices.find((index) => index >= model.vocabSize);
     if (outside !== undefined) fail(`the model has ${model.vocabSize} tokens, and no token ${outside}`);
     byPath.set(path, indices);
