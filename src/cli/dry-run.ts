@@ -1,7 +1,9 @@
-import { hostBytes, planStep } from "../api/plan-training.ts";
+import { fixedBytes, hostBytes, type ModePlan, planModes } from "../api/plan-training.ts";
+import type { Batch } from "../data/collate.ts";
 import { numel } from "../graph/types.ts";
 import { formatCount } from "../models/describe.ts";
 import { warmupSteps } from "../optim/schedule.ts";
+import { batchShape, planBatch } from "../train/step-programs.ts";
 import type { Trainer } from "../train/trainer.ts";
 import { fixedLines, modeLines, modesJson } from "./plan-report.ts";
 import { required, type TrainSettings } from "./settings/train-settings.ts";
@@ -19,10 +21,10 @@ export async function dryRun(settings: TrainSettings, json: boolean): Promise<vo
   const data = await opened.ready(tokenizer, lm.maxSeqLength!, note);
   const model = await sketch.adapted();
   using trainer = makeTrainer(settings, { model, tokenizer, ...data }, {});
-  const { inputIds } = await largestMicrobatch(trainer, Number.POSITIVE_INFINITY);
-  const tokens = inputIds.length;
-  const { maxPositions } = trainer.options;
-  const plan = { ...planStep(lm, trainer.optimizer, { tokens, maxPositions, memory }), host: hostBytes(lm), memory };
+  const batch = await largestMicrobatch(trainer, Number.POSITIVE_INFINITY);
+  const tokens = batch.inputIds.length;
+  const fixed = fixedBytes(lm, trainer.options.maxPositions);
+  const plan = { fixed, host: hostBytes(lm), modes: trainingModes(trainer, batch, fixed, memory), memory };
   const steps = stepsOf(trainer, data.evalDataset?.length ?? 0);
   if (json) return print(JSON.stringify({ ...steps, tokens, ...plan, modes: modesJson(plan.modes) }, null, 2));
   const trained = trainer.optimizer.trainables.reduce((sum, { tensor }) => sum + numel(tensor.shape), 0);
@@ -39,6 +41,18 @@ export async function dryRun(settings: TrainSettings, json: boolean): Promise<vo
     "dry run: nothing was trained",
   ];
   for (const line of lines) print(line);
+}
+
+/** What each way of checkpointing a microbatch needs, beside what stays from step to step. */
+export function trainingModes(
+  { runner }: Trainer,
+  batch: Batch,
+  fixed: Readonly<Record<string, number>>,
+  memory: number,
+): ModePlan[] {
+  const together = Object.values(fixed).reduce((sum, bytes) => sum + bytes, 0);
+  const shape = batchShape(batch);
+  return planModes((policy) => planBatch({ ...runner.options, policy }, "train", shape).program, together, memory);
 }
 
 /** How much training there is. */

@@ -34,7 +34,6 @@ export const HELP: Readonly<Record<string, string>> = {
   packingStrategy: "how rows are packed",
   completionOnlyLoss: "train on completions only",
   assistantOnlyLoss: "train on the assistant's turns of conversations only",
-  activationMemory: "bytes of activations that unsloth checkpointing may keep",
 
   maxNewTokens: "longest answer",
   doSample: "draw the next token; else the most likely one is taken",

@@ -56,13 +56,16 @@ export function modeLines({ modes, memory }: Pick<TrainingPlan, "modes" | "memor
       fits ? "yes" : "no",
       program ? `+${(100 * recomputing).toFixed(0)}%` : "–",
       counts
-        ? `${counts.kept.count} kept, ${counts.recomputed.count} recomputed`
+        ? `${counts.kept.count} kept, ${counts.recomputed.count} recomputed${offloaded(counts.offloaded)}`
         : "does not fit even with all recomputed",
     ];
   });
   const fits = `fits in ${formatBytes(memory)}`;
   return table([["use-gradient-checkpointing", "activations", "in all", fits, "time", ""], ...rows]);
 }
+
+const offloaded = ({ count, bytes }: { readonly count: number; readonly bytes: number }): string =>
+  count > 0 ? `, ${count} in host memory (${formatBytes(bytes)})` : "";
 
 function verdict(plan: TrainingPlan): string[] {
   const { fits, memory, longest, batchSize, maxSeqLength } = plan;

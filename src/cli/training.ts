@@ -1,6 +1,7 @@
 import { FastLanguageModel } from "../api/fast-language-model.ts";
 import { locateModel } from "../api/locate.ts";
 import type { Batch } from "../data/collate.ts";
+import type { Program } from "../graph/program.ts";
 import type { CausalLM } from "../models/model.ts";
 import { PeftModel } from "../peft/index.ts";
 import type { Tokenizer } from "../tokenizer/index.ts";
@@ -9,9 +10,6 @@ import type { TrainerCallback } from "../train/callbacks.ts";
 import { EarlyStoppingCallback } from "../train/early-stopping.ts";
 import { PreferenceTrainer } from "../train/preference/trainer.ts";
 import { SFTTrainer } from "../train/sft.ts";
-import type { StepOptions } from "../train/step.ts";
-import { batchShape, planBatch } from "../train/step-programs.ts";
-import { trainingPolicy } from "../train/trainable.ts";
 import type { Trainer } from "../train/trainer.ts";
 import { UsageError } from "./exit.ts";
 import { loadingLine } from "./loading.ts";
@@ -135,15 +133,20 @@ export function makeTrainer(
   parts: TrainingData & Pick<TrainingModel, "model" | "tokenizer">,
   { event }: Pick<TrainingOutput, "event">,
 ): SFTTrainer {
-  const callbacks: TrainerCallback[] = [];
-  if (run.earlyStoppingPatience !== null) {
-    callbacks.push(new EarlyStoppingCallback({ earlyStoppingPatience: run.earlyStoppingPatience }));
-  }
-  if (event) {
-    callbacks.push({ onLog: ({ state }, row) => event({ event: "log", step: state.globalStep, ...row }) });
-  }
+  const callbacks = trainingCallbacks(run.earlyStoppingPatience, { event });
   const quiet = event ? { logLevel: "error" } : {};
   return new SFTTrainer({ ...sft, ...parts, args: new TrainingArguments({ ...args, ...quiet }), callbacks });
+}
+
+/** What stops a training early, and what tells machines about it. */
+export function trainingCallbacks(
+  patience: number | null,
+  { event }: Pick<TrainingOutput, "event">,
+): TrainerCallback[] {
+  const callbacks: TrainerCallback[] = [];
+  if (patience !== null) callbacks.push(new EarlyStoppingCallback({ earlyStoppingPatience: patience }));
+  if (event) callbacks.push({ onLog: ({ state }, row) => event({ event: "log", step: state.globalStep, ...row }) });
+  return callbacks;
 }
 
 async function fit(trainer: SFTTrainer, settings: TrainSettings, out: TrainingOutput): Promise<TrainingMetrics> {
@@ -180,20 +183,6 @@ export function dataLines({ dataReport: { recipe, packing } }: SFTTrainer): stri
   return lines;
 }
 
-/** What a trainer's programs are planned with. */
-export function stepOptions({ options, args, optimizer }: Trainer): StepOptions {
-  return {
-    model: options.model.lm,
-    optimizer,
-    computeLoss: options.computeLoss,
-    policy: trainingPolicy(options.model, args.gradientCheckpointing),
-    offload: options.offload,
-    maxPositions: options.maxPositions,
-    labelSmoothing: args.labelSmoothingFactor,
-    neftuneNoiseAlpha: args.neftuneNoiseAlpha,
-  };
-}
-
 /** Microbatches looked at to find a large one. */
 const LOOKED_AT = 200;
 
@@ -210,26 +199,25 @@ export async function largestMicrobatch(trainer: Trainer, limit = LOOKED_AT): Pr
   return largest!;
 }
 
-/** The same of a trainer whose programs may depend on what it does first: planned, and nothing compiled. */
-export async function plannedMemory(trainer: Trainer) {
-  const batch = await largestMicrobatch(trainer);
-  const { program } = planBatch(stepOptions(trainer), "train", batchShape(batch));
-  return memoryText(trainer, { activations: program.arenaBytes }, batch.inputIds.length);
-}
-
-/** Memory of the steps to come, planned before the first one. */
+/** Memory of the steps to come, planned for the largest microbatch. */
 export async function stepMemory(trainer: Trainer) {
   const batch = await largestMicrobatch(trainer);
-  const { arenaBytes: activations } = trainer.runner.program("train", batch);
-  return memoryText(trainer, { activations }, batch.inputIds.length);
+  return memoryText(trainer, [trainer.runner.program("train", batch)], batch.inputIds.length);
 }
 
-/** Bytes by what they are for, and a line of them. */
-export function memoryText(trainer: Trainer, more: Readonly<Record<string, number>>, tokens: number) {
-  const { weight, adapter, gradient, optimizer } = trainer.runner.memory().tensors;
-  const bytes = { weights: weight, adapter, gradients: gradient, optimizer, ...more };
+/**
+ * Bytes by what they are for, and a line of them, for steps of these programs, which share their memory.
+ * @param cache bytes of keys and values
+ */
+export function memoryText(trainer: Trainer, programs: readonly Program[], tokens: number, cache = 0) {
+  const { tensors, host: tables = 0 } = trainer.runner.memory();
+  const { weight, adapter, gradient, optimizer } = tensors;
+  const activations = Math.max(...programs.map(({ arenaBytes }) => arenaBytes));
+  const bytes = { weights: weight, adapter, gradients: gradient, optimizer, activations, cache };
+  const host = tables + Math.max(...programs.map(({ hostBytes }) => hostBytes));
   const parts = Object.entries(bytes).filter(([, size]) => size > 0);
   const total = parts.reduce((sum, [, size]) => sum + size, 0);
   const shown = parts.map(([name, size]) => `${name} ${formatBytes(size)}`).join(", ");
-  return { text: `memory: ${formatBytes(total)} (${shown} for ${tokens} tokens)`, bytes };
+  const text = `memory: ${formatBytes(total)} (${shown} for ${tokens} tokens)`;
+  return { text: host > 0 ? `${text}; in host memory: ${formatBytes(host)}` : text, bytes: { ...bytes, host } };
 }

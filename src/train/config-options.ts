@@ -15,6 +15,13 @@ export const activationShape = {
     .nullable()
     .default(null)
     .describe('bytes of activations that "unsloth" checkpointing may keep; most of the free memory when left out'),
+  activationHostMemory: z
+    .number()
+    .int()
+    .positive()
+    .nullable()
+    .default(null)
+    .describe("bytes of host memory that activationOffloading may take; four fifths of what is free when left out"),
 };
 
 export interface ConfigShape<S extends z.ZodObject> {

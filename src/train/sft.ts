@@ -86,6 +86,7 @@ export class SFTTrainer extends Trainer {
       preprocessLogitsForMetrics,
       maxPositions: maxSeqLength,
       offload: sft.activationOffloading,
+      hostBytes: sft.activationHostMemory,
     });
     this.tokenizer = tokenizer;
     this.dataReport = train.report;

@@ -58,7 +58,8 @@ interface Compiled {
 
 /** Forward and backward over one packed microbatch, and evaluation: programs cached by token count. */
 export class StepRunner {
-  private readonly options: StepOptions;
+  /** As programs are planned with them. */
+  readonly options: StepOptions;
   private readonly backend: Backend;
   private readonly cache = new Map<string, Compiled>();
 

@@ -45,6 +45,8 @@ export interface TrainerOptions {
   readonly maxPositions: number;
   /** Let the planner move activations to host memory. */
   readonly offload?: boolean | undefined;
+  /** Most bytes of host memory for that; null or left out: four fifths of what this process can still take. */
+  readonly hostBytes?: number | null | undefined;
 }
 
 /** Throws OptionError where fp16 or bf16 asks for another type of activations than the model was loaded for. */
@@ -112,6 +114,7 @@ export class Trainer {
         computeLoss: options.computeLoss,
         policy: trainingPolicy(model, args.gradientCheckpointing),
         offload: options.offload,
+        hostBytes: options.hostBytes ?? undefined,
         maxPositions: options.maxPositions,
         labelSmoothing: args.labelSmoothingFactor,
         neftuneNoiseAlpha: args.neftuneNoiseAlpha,

@@ -113,7 +113,23 @@ test("an adapter that goes on being trained is counted twice: its copy is the re
   const again = ["dpo", "--model", place.model, "--threads", "1", "--output", join(place.folder, "none"), ...data];
   const [fresh, copied] = [await planned(...again, "--r", "2"), await planned(...again, "--adapter", output)];
   assert.equal(copied.fixed.adapter, 2 * fresh.fixed.adapter!);
+  const real = await started(...again, "--adapter", output, "--max-steps", "1", "--save-strategy", "no");
+  sameMemory(copied, real);
   assert.match((await here(...again, "--adapter", output, "--dry-run")).stdout, /the adapter as it is now.*a copy/);
+  const prompts = file("more.jsonl", [{ prompt: "1+1=?", answer: 2 }]);
+  const sampling = ["--num-generations", "4", "--per-device-train-batch-size", "4", "--max-completion-length", "4"];
+  const grpo = ["grpo", ...again.slice(1, -2), "--data", prompts, "--reward-funcs", "number_match", ...sampling];
+  const limits = ["--gradient-accumulation-steps", "1", "--max-steps", "1", "--save-strategy", "no"];
+  const rewarded = [...grpo, ...limits, "--adapter", output];
+  for (const [beta, copies] of [
+    ["0.1", 2],
+    ["0", 1],
+  ] as const) {
+    const run = [...rewarded, "--beta", beta];
+    const { adapter } = await started(...run);
+    assert.equal(adapter, copies * fresh.fixed.adapter!, `beta ${beta}`);
+    assert.equal((await planned(...run)).fixed.adapter, adapter);
+  }
   const simpo = await planned("cpo", ...again.slice(1), "--adapter", output);
   assert.equal(simpo.fixed.adapter, fresh.fixed.adapter);
 });

@@ -1,17 +1,16 @@
-import { fixedBytes, hostBytes, type ModePlan, planModes } from "../../api/plan-training.ts";
+import { fixedBytes, hostBytes } from "../../api/plan-training.ts";
 import type { Batch } from "../../data/collate.ts";
 import type { Program } from "../../graph/program.ts";
 import { numel } from "../../graph/types.ts";
 import { formatCount } from "../../models/describe.ts";
 import { FrozenAdapter, type PeftModel } from "../../peft/index.ts";
-import { batchShape, planBatch } from "../../train/step-programs.ts";
 import type { Trainer } from "../../train/trainer.ts";
-import { stepLines, stepsOf } from "../dry-run.ts";
+import { stepLines, stepsOf, trainingModes } from "../dry-run.ts";
 import { fixedLines, modeLines, modesJson } from "../plan-report.ts";
 import { type MethodSettings, required } from "../settings/train-settings.ts";
 import { openSketch } from "../sketch.ts";
 import { formatBytes, print, table } from "../terminal.ts";
-import { largestMicrobatch, stepOptions } from "../training.ts";
+import { largestMicrobatch } from "../training.ts";
 import type { CliMethod } from "./method.ts";
 import { methodRows, reportLines, trainerOptions } from "./run.ts";
 
@@ -37,10 +36,9 @@ export async function methodDryRun(method: CliMethod, settings: MethodSettings, 
   const { cache } = lm.backend.memory().tensors;
   const fixed = { ...fixedBytes(lm, trainer.options.maxPositions), cache };
   const host = hostBytes(lm);
-  const together = Object.values(fixed).reduce((sum, bytes) => sum + bytes, 0);
   const plans = Object.entries(batches).map(([key, batch]) => ({
     name: `${key}, ${batch.inputIds.length} tokens`,
-    modes: trainingModes(trainer, batch, together, memory),
+    modes: trainingModes(trainer, batch, fixed, memory),
   }));
   const steps = stepsOf(trainer, rows.evalDataset?.length ?? 0);
   const report = "dataReport" in trainer ? { dataReport: trainer.dataReport } : {};
@@ -66,11 +64,6 @@ export async function methodDryRun(method: CliMethod, settings: MethodSettings, 
     "dry run: nothing was trained",
   ];
   for (const line of lines) print(line);
-}
-
-function trainingModes(trainer: Trainer, batch: Batch, fixed: number, memory: number): ModePlan[] {
-  const options = stepOptions(trainer);
-  return planModes((policy) => planBatch({ ...options, policy }, "train", batchShape(batch)).program, fixed, memory);
 }
 
 /** A step of PPO has microbatches of all its updates, so rows are no measure. */

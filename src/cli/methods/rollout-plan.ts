@@ -14,7 +14,6 @@ import { type PromptRow, promptRows } from "../../train/rl/prompts.ts";
 import { sequencesAtOnce } from "../../train/rl/rollout.ts";
 import { sampleBatch } from "../../train/rl/samples.ts";
 import { batchShape, planForward } from "../../train/step-programs.ts";
-import { stepOptions } from "../training.ts";
 import type { RolloutParts } from "./method.ts";
 
 /** What a training on its own completions needs, all of them as long as they may be. */
@@ -111,7 +110,7 @@ export function ppoPlan({ trainer, tokenizer, trainDataset, evalDataset, model }
     programs: (lm) => {
       const scored = responseBatch(episodes.slice(0, args.localRolloutForwardBatchSize));
       const scoring = scoringForward(ppoModels(model as PeftModel, args, null), args.temperature);
-      const forward = planForward(stepOptions(trainer), "rollout scores", scoring, batchShape(scored));
+      const forward = planForward(trainer.runner.options, "rollout scores", scoring, batchShape(scored));
       return {
         ...named(planDecoding(lm, rollout), rollout),
         [`scoring ${scored.inputIds.length} tokens`]: forward,

@@ -1,6 +1,6 @@
 import { PeftModel } from "../../peft/index.ts";
-import type { TrainerCallback } from "../../train/callbacks.ts";
-import { EarlyStoppingCallback } from "../../train/early-stopping.ts";
+import { PreferenceTrainer } from "../../train/preference/trainer.ts";
+import { GRPOTrainer } from "../../train/rl/grpo.ts";
 import { batchShape, planBatch } from "../../train/step-programs.ts";
 import type { Trainer } from "../../train/trainer.ts";
 import { holdOutRows, loadRows } from "../data-source.ts";
@@ -10,10 +10,10 @@ import {
   describeModel,
   loadForTraining,
   memoryText,
-  plannedMemory,
-  stepOptions,
+  stepMemory,
   type TrainingMetrics,
   type TrainingOutput,
+  trainingCallbacks,
 } from "../training.ts";
 import type { CliMethod, MethodParts } from "./method.ts";
 import type { RolloutPlan } from "./rollout-plan.ts";
@@ -42,7 +42,7 @@ export async function runMethod(
       model,
       tokenizer,
       ...rows,
-      callbacks: callbacksOf(run.earlyStoppingPatience, out),
+      callbacks: trainingCallbacks(run.earlyStoppingPatience, out),
       ...trainerOptions(method, settings, out.event !== undefined),
     });
     const rollouts = method.rollouts?.({ trainer, model, tokenizer, ...rows }) ?? null;
@@ -80,13 +80,6 @@ export function trainerOptions(
   return { options: { ...args, ...(quiet && { logLevel: "error" }), ...pick(false) }, own: pick(true) };
 }
 
-function callbacksOf(patience: number | null, { event }: TrainingOutput): TrainerCallback[] {
-  const callbacks: TrainerCallback[] = [];
-  if (patience !== null) callbacks.push(new EarlyStoppingCallback({ earlyStoppingPatience: patience }));
-  if (event) callbacks.push({ onLog: ({ state }, row) => event({ event: "log", step: state.globalStep, ...row }) });
-  return callbacks;
-}
-
 /** A number over the rows logged in training: its mean for the results, its way for people. */
 function trainedMetric({ state }: Trainer, name: string | undefined, note: TrainingOutput["note"]): TrainingMetrics {
   const values = name === undefined ? [] : state.logHistory.flatMap((row) => row[name] ?? []);
@@ -108,7 +101,11 @@ async function fit(
   out: TrainingOutput,
 ): Promise<TrainingMetrics> {
   for (const line of rollouts?.lines ?? reportLines(trainer)) out.note(line);
-  const memory = rollouts ? rolloutMemory(trainer, rollouts) : await plannedMemory(trainer);
+  // The adapter that is the reference is copied now, for the memory to be what training takes.
+  if (trainer instanceof PreferenceTrainer || trainer instanceof GRPOTrainer) {
+    await trainer.beginReference({ resumeFromCheckpoint: run.resume });
+  }
+  const memory = rollouts ? rolloutMemory(trainer, rollouts) : await stepMemory(trainer);
   out.note(memory.text);
   const { maxSteps } = trainer.state;
   const rows = rollouts?.counts.prompts ?? trainer.options.train.length;
@@ -154,9 +151,9 @@ export function reportLines(trainer: Trainer): string[] {
 
 /** Memory of an update and of the completions before it, were all of them as long as they may be. */
 function rolloutMemory(trainer: Trainer, { training, cacheBytes }: RolloutPlan) {
-  const options = stepOptions(trainer);
-  const plans = Object.values(training).map((batch) => planBatch(options, "train", batchShape(batch)).program);
-  const activations = Math.max(...plans.map(({ arenaBytes }) => arenaBytes));
-  const tokens = Math.max(...Object.values(training).map(({ inputIds }) => inputIds.length));
-  return memoryText(trainer, { activations, cache: cacheBytes(options.model) }, tokens);
+  const { options } = trainer.runner;
+  const batches = Object.values(training);
+  const programs = batches.map((batch) => planBatch(options, "train", batchShape(batch)).program);
+  const tokens = Math.max(...batches.map(({ inputIds }) => inputIds.length));
+  return memoryText(trainer, programs, tokens, cacheBytes(options.model));
 }

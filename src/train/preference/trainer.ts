@@ -36,6 +36,7 @@ interface SharedValues {
   readonly maxLength: number | null;
   readonly activationOffloading: boolean;
   readonly activationMemory: number | null;
+  readonly activationHostMemory: number | null;
 }
 
 /** What makes one trainer of the base: how rows become items, items batches, and batches a loss. */
@@ -94,6 +95,7 @@ export class PreferenceTrainer<T extends Scorable> extends Trainer {
       computeLoss: loss,
       maxPositions,
       offload: values.activationOffloading,
+      hostBytes: values.activationHostMemory,
     });
     this.tokenizer = tokenizer;
     this.dataReport = report;
@@ -105,12 +107,17 @@ export class PreferenceTrainer<T extends Scorable> extends Trainer {
 
   /** As Trainer's; reference numbers that are to be computed beforehand are, of all data. */
   override async train(options: TrainOptions = {}): Promise<TrainOutput> {
+    await this.beginReference(options);
+    await this.scoreSources();
+    return super.train(options);
+  }
+
+  /** What train() does first: the adapter is copied, where that is the reference. Memory counts the copy from then on. */
+  async beginReference(options: TrainOptions = {}): Promise<void> {
     await this.initial?.begin(options, this.args, () => {
       this.runner.dispose();
       this.scored = new WeakSet();
     });
-    await this.scoreSources();
-    return super.train(options);
   }
 
   /** As Trainer's, for rows that are prepared as those for training are. Throws OptionError where no reference is left. */

@@ -61,6 +61,7 @@ export class RewardTrainer extends Trainer {
       computeLoss: rewardLoss(args),
       maxPositions: Math.max(longest, lm.maxSeqLength ?? 1),
       offload: args.activationOffloading,
+      hostBytes: args.activationHostMemory,
     });
     this.tokenizer = tokenizer;
     this.dataReport = train.report;

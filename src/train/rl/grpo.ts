@@ -134,8 +134,13 @@ export class GRPOTrainer extends Trainer {
 
   /** As Trainer's; the adapter is first copied for the reference, where that is the model as it is now. */
   override async train(options: TrainOptions = {}): Promise<TrainOutput> {
-    await this.initial?.begin(options, this.args, () => this.runner.dispose());
+    await this.beginReference(options);
     return super.train(options);
+  }
+
+  /** What train() does first: the adapter is copied, where that is the reference. Memory counts the copy from then on. */
+  async beginReference(options: TrainOptions = {}): Promise<void> {
+    await this.initial?.begin(options, this.args, () => this.runner.dispose());
   }
 
   /** As Trainer's, for rows with prompts: completions are sampled and scored, and the rewards logged with the loss. */
