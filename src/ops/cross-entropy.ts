@@ -1,10 +1,21 @@
 import { apply1, graphOf, type Value } from "../graph/graph.ts";
 import type { Op } from "../graph/op.ts";
-import { GraphError, numel, type TensorSpec } from "../graph/types.ts";
+import { numel, type TensorSpec } from "../graph/types.ts";
 import { accumulate } from "./add.ts";
-import { expectSpec, floatType, matrix, required, traffic } from "./check.ts";
+import { expectSpec, matrix, required, traffic } from "./check.ts";
 import { div, isConstant, mul } from "./elementwise.ts";
-import { checkHead, headCost } from "./head.ts";
+import {
+  applyHeadGrads,
+  checkHead,
+  type HeadGrads,
+  headCost,
+  headGradCost,
+  headGradPlaces,
+  headGradSpecs,
+} from "./head.ts";
+
+/** Loss and metrics, which come before gradients. */
+const LOSS_OUTPUTS = 2;
 
 type LossAttrs = { softcap: number; labelSmoothing: number };
 
@@ -31,15 +42,7 @@ export const linearCrossEntropyOp: Op<LossAttrs> = {
     // An input as the seed is a loss scaler's positive scale: the loss can be had back from the scaled one.
     const scaler = seed.kind === "input";
     const scaled = plain ? lossScale : mul(lossScale, seed);
-    const weightGrad = ctx.needs(1);
-    const biasGrad = bias !== null && ctx.needs(2);
-    // One node gives every gradient, so the accumulators are asked for before it is made.
-    const accumulators = [weightGrad ? ctx.accumulator(1) : null, biasGrad ? ctx.accumulator(2) : null];
-    const inputs = [h, w, bias, labels, scaled, ...accumulators];
-    const grads = graphOf([h]).apply(linearCrossEntropyGradOp, inputs, { ...ctx.attrs, weightGrad, biasGrad });
-    ctx.give(0, (acc) => accumulate(acc, grads[2]!));
-    ctx.give(1, () => grads[3]!);
-    ctx.give(2, () => grads[grads.length - 1]!);
+    const grads = applyHeadGrads(ctx, linearCrossEntropyGradOp, [h, w, bias, labels, scaled], LOSS_OUTPUTS);
     if (plain || scaler) {
       ctx.supersede(node.outputs[0]!, plain ? grads[0]! : div(grads[0]!, seed));
       ctx.supersede(node.outputs[1]!, grads[1]!);
@@ -52,24 +55,14 @@ export const linearCrossEntropyOp: Op<LossAttrs> = {
  * The same loss and metrics with their gradients: dh [T, d] (zero for untrained tokens), then dW [V, d] when `weightGrad`
  * and dBias [V] when `biasGrad`. Inputs: those of the loss, then accW?, accBias?.
  */
-export const linearCrossEntropyGradOp: Op<LossAttrs & { weightGrad: boolean; biasGrad: boolean }> = {
+export const linearCrossEntropyGradOp: Op<LossAttrs & HeadGrads> = {
   name: "linear_cross_entropy_grad",
-  infer(inputs, { weightGrad, biasGrad }) {
-    const [h, w] = checkLossHead("linear_cross_entropy_grad", inputs);
-    if (weightGrad && w.dtype !== "f32")
-      throw new GraphError(`linear_cross_entropy: a trained head must be f32, found ${w}`);
-    const specs = [...lossSpecs(), { dtype: floatType("linear_cross_entropy", "h", h), shape: h.shape }];
-    if (weightGrad) specs.push({ dtype: "f32", shape: w.shape });
-    if (biasGrad) specs.push({ dtype: "f32", shape: [w.shape[0]!] });
-    return specs;
+  infer(inputs, attrs) {
+    const head = checkLossHead("linear_cross_entropy_grad", inputs);
+    return [...lossSpecs(), ...headGradSpecs("linear_cross_entropy", head, attrs)];
   },
-  cost: (node) => headCost(node.inputs[0]!, node.inputs[1]!, node.attrs.weightGrad ? 3 : 2),
-  inPlace(node) {
-    const pairs: [number, number][] = [];
-    if (node.inputs[5]) pairs.push([3, 5]);
-    if (node.inputs[6]) pairs.push([node.outputs.length - 1, 6]);
-    return pairs;
-  },
+  cost: headGradCost,
+  inPlace: (node) => headGradPlaces(node, LOSS_OUTPUTS),
 };
 
 /** Loss over given logits [T, V]; for heads that are more than one product. Outputs: loss [1], metrics [4], lse [T]. */

@@ -2,8 +2,16 @@ import { graphOf, type Value } from "../graph/graph.ts";
 import type { Op, VjpContext } from "../graph/op.ts";
 import { GraphError, numel, type TensorSpec } from "../graph/types.ts";
 import { accumulate } from "./add.ts";
-import { expectSpec, floatType, matrix, required, traffic } from "./check.ts";
-import { checkHead, headCost } from "./head.ts";
+import { expectSpec, matrix, required, traffic } from "./check.ts";
+import {
+  applyHeadGrads,
+  checkHead,
+  type HeadGrads,
+  headCost,
+  headGradCost,
+  headGradPlaces,
+  headGradSpecs,
+} from "./head.ts";
 
 type LogProbAttrs = {
   /** softcap·tanh(logit / softcap); 0: none. */
@@ -28,15 +36,7 @@ export const linearLogProbsOp: Op<LogProbAttrs> = {
   vjp(ctx) {
     const dlogp = upstream("linear_log_probs", ctx);
     if (!dlogp) return;
-    const weightGrad = ctx.needs(1);
-    const biasGrad = ctx.node.inputs[2] !== null && ctx.needs(2);
-    // One node gives every gradient, so the accumulators are asked for before it is made.
-    const accumulators = [weightGrad ? ctx.accumulator(1) : null, biasGrad ? ctx.accumulator(2) : null];
-    const inputs = [...ctx.node.inputs, dlogp, ...accumulators];
-    const grads = graphOf(ctx.node.inputs).apply(linearLogProbsGradOp, inputs, { ...ctx.attrs, weightGrad, biasGrad });
-    ctx.give(0, (acc) => accumulate(acc, grads[0]!));
-    ctx.give(1, () => grads[1]!);
-    ctx.give(2, () => grads[grads.length - 1]!);
+    applyHeadGrads(ctx, linearLogProbsGradOp, [...ctx.node.inputs, dlogp], 0);
   },
   cost: (node) => headCost(node.inputs[0]!, node.inputs[1]!, 1),
 };
@@ -45,24 +45,12 @@ export const linearLogProbsOp: Op<LogProbAttrs> = {
  * Its gradient: dh [T, d] (zero for tokens without a label), then dW [V, d] when `weightGrad` and dBias [V] when `biasGrad`.
  * Inputs: those of the op, dlogp f32[T], accW?, accBias?.
  */
-export const linearLogProbsGradOp: Op<LogProbAttrs & { weightGrad: boolean; biasGrad: boolean }> = {
+export const linearLogProbsGradOp: Op<LogProbAttrs & HeadGrads> = {
   name: "linear_log_probs_grad",
-  infer(inputs, { weightGrad, biasGrad }) {
-    const [h, w] = checkLabelledHead("linear_log_probs_grad", inputs);
-    if (weightGrad && w.dtype !== "f32")
-      throw new GraphError(`linear_log_probs: a trained head must be f32, found ${w}`);
-    const specs: TensorSpec[] = [{ dtype: floatType("linear_log_probs", "h", h), shape: h.shape }];
-    if (weightGrad) specs.push({ dtype: "f32", shape: w.shape });
-    if (biasGrad) specs.push({ dtype: "f32", shape: [w.shape[0]!] });
-    return specs;
-  },
-  cost: (node) => headCost(node.inputs[0]!, node.inputs[1]!, node.attrs.weightGrad ? 3 : 2),
-  inPlace(node) {
-    const pairs: [number, number][] = [];
-    if (node.inputs[5]) pairs.push([1, 5]);
-    if (node.inputs[6]) pairs.push([node.outputs.length - 1, 6]);
-    return pairs;
-  },
+  infer: (inputs, attrs) =>
+    headGradSpecs("linear_log_probs", checkLabelledHead("linear_log_probs_grad", inputs), attrs),
+  cost: headGradCost,
+  inPlace: (node) => headGradPlaces(node, 0),
 };
 
 /** The same over given logits [T, V]; for heads that are more than one product. Inputs: logits, labels i32[T]. */
