@@ -1,4 +1,6 @@
 /** Fine-tune open LLMs with LoRA and QLoRA: the public API. */
+import { hintAtPythonNames } from "./api/python-names.ts";
+
 export { type DeviceName, type DeviceOptions, isBfloat16Supported, openDevice } from "./api/device.ts";
 export { FastLanguageModel, type FromPretrainedOptions, loadTokenizer } from "./api/fast-language-model.ts";
 export {
@@ -59,3 +61,5 @@ export {
   Tokenizer,
 } from "./tokenizer/index.ts";
 export * from "./train/index.ts";
+
+hintAtPythonNames();

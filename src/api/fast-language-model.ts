@@ -10,8 +10,11 @@ import type { CausalLM } from "../models/model.ts";
 import { type GetPeftModelOptions, getPeftModel, PeftModel } from "../peft/index.ts";
 import { tokenizerFromGguf } from "../tokenizer/gguf-tokenizer.ts";
 import { Tokenizer } from "../tokenizer/index.ts";
-import { parseOptions } from "../util/options.ts";
+import { withoutForeign } from "../train/foreign-options.ts";
+import { renamed } from "../train/option-names.ts";
+import { OptionError, parseOptions } from "../util/options.ts";
 import { DEVICES, type DeviceOptions, openDevice, storedAs } from "./device.ts";
+import { FOREIGN_LOADING } from "./foreign-options.ts";
 import { isAdapterFolder, type LocateOptions, locateBase, locateModel } from "./locate.ts";
 
 const schema = z.strictObject({
@@ -26,7 +29,10 @@ const schema = z.strictObject({
    * How weights that are not quantised are kept and, on a GPU, what activations are computed in. null: on a GPU bfloat16
    * (float16 below compute capability 8.0), on a CPU as the checkpoint has them; a CPU always computes in float32.
    */
-  dtype: z.enum(["float32", "bfloat16", "float16"]).nullable().default(null),
+  dtype: z
+    .enum(["float32", "bfloat16", "float16"], { error: 'expected "float32", "bfloat16", "float16" or null' })
+    .nullable()
+    .default(null),
   /** Quantise linear layers to NF4 while loading. Default true, unless another way to load is asked for. */
   loadIn4bit: z.boolean().optional(),
   /** Quantise linear layers to 8 bits while loading. */
@@ -107,8 +113,16 @@ export const FastLanguageModel = {
 async function load(
   given: FromPretrainedOptions | Readonly<Record<string, unknown>>,
 ): Promise<Loaded<CausalLM | PeftModel>> {
+  if (typeof given !== "object" || given === null) {
+    const found = JSON.stringify(given);
+    throw new OptionError(`fromPretrained: expected an object, { modelName: ${found ?? "…"} }, found ${found}`);
+  }
   const { backend: ownBackend, onProgress, onDownload, onDevice, ...rest } = given as FromPretrainedOptions;
-  const options = parseOptions("fromPretrained", schema, rest);
+  const options = parseOptions(
+    "fromPretrained",
+    schema,
+    withoutForeign("fromPretrained", renamed("fromPretrained", rest, {}), FOREIGN_LOADING),
+  );
   const weights = weightOptions("fromPretrained", options);
   const { revision, token, cacheDir, localFilesOnly: offline } = options;
   const hub = { revision, token, cacheDir, offline, onDownload };

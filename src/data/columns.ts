@@ -1,4 +1,5 @@
 import { FormatError, show } from "../formats/errors.ts";
+import { knownOptions, OptionError } from "../util/options.ts";
 import type { LocatedRow, Row } from "./jsonl.ts";
 
 /** Rows as columns: each name with as many values as there are rows. */
@@ -64,6 +65,25 @@ export function mapBatch(
   const columns = transform(toColumns(batch.map(({ row }) => row)), indices);
   return columns instanceof Promise ? columns.then(locate) : locate(columns);
 }
+
+/** Options of `map`, with those of Hugging Face's that change nothing left out. Throws OptionError. */
+export function mapOptions(given: object = {}): BatchedOptions | { batched?: false } {
+  const {
+    numProc: _,
+    desc: __,
+    loadFromCacheFile: ___,
+    removeColumns,
+    ...rest
+  } = knownOptions("map", MAP_OPTIONS, given);
+  if (removeColumns !== undefined && removeColumns !== null) {
+    throw new OptionError(
+      "map: fields that the function leaves out are gone; others go by removeColumns(names) of the result",
+    );
+  }
+  return rest as unknown as BatchedOptions;
+}
+
+const MAP_OPTIONS = ["batched", "batchSize", "removeColumns", "numProc", "desc", "loadFromCacheFile"];
 
 export function batchSizeOf({ batchSize = BATCH_SIZE }: BatchedOptions): number {
   if (Number.isInteger(batchSize) && batchSize > 0) return batchSize;

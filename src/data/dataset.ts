@@ -1,5 +1,6 @@
 import { writeAll, writeAtomically } from "../formats/atomic.ts";
 import { FormatError } from "../formats/errors.ts";
+import { knownOptions } from "../util/options.ts";
 import { Rng } from "../util/rng.ts";
 import {
   type BatchedOptions,
@@ -10,6 +11,7 @@ import {
   type MaybePromise,
   mapBatch,
   mapInOrder,
+  mapOptions,
   removeColumns,
   renameColumn,
   toRows,
@@ -174,9 +176,10 @@ export class Dataset<T extends Row = Row> {
   ): Dataset<U>;
   map(
     transform: (...args: never[]) => unknown,
-    options?: BatchedOptions | { batched?: false },
+    given?: BatchedOptions | { batched?: false },
   ): MaybePromise<Dataset<Row>> {
-    if (options?.batched) return this.#mapBatches(transform as BatchTransform, batchSizeOf(options));
+    const options = mapOptions(given);
+    if (options.batched) return this.#mapBatches(transform as BatchTransform, batchSizeOf(options));
     const call = transform as unknown as (row: T, index: number) => MaybePromise<unknown>;
     const check = (row: unknown, i: number): Row => checkMapped(row, this.#where[i]!);
     const rows = mapInOrder(this.#rows, (row, i) => {
@@ -243,7 +246,9 @@ export class Dataset<T extends Row = Row> {
   }
 
   /** Splits in two, both non-empty; a share rounds up for the test set, as in scikit-learn and `datasets`. */
-  trainTestSplit({ testSize, seed = 42, shuffle = true }: SplitOptions): { train: Dataset<T>; test: Dataset<T> } {
+  trainTestSplit(options: SplitOptions): { train: Dataset<T>; test: Dataset<T> } {
+    const given = knownOptions("trainTestSplit", ["testSize", "seed", "shuffle"], options) as unknown as SplitOptions;
+    const { testSize, seed = 42, shuffle = true } = given;
     const test = testSize > 0 && testSize < 1 ? Math.ceil(testSize * this.length) : testSize;
     if (!Number.isInteger(test) || test < 1 || test >= this.length) {
       const expected =

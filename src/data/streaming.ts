@@ -7,6 +7,7 @@ import {
   checkMapped,
   type MaybePromise,
   mapBatch,
+  mapOptions,
   removeColumns,
   renameColumn,
 } from "./columns.ts";
@@ -91,8 +92,9 @@ export class StreamingDataset<T extends Row = Row> {
     transform: (columns: Columns<T>, indices: number[]) => MaybePromise<{ readonly [K in keyof U]: readonly U[K][] }>,
     options: BatchedOptions,
   ): StreamingDataset<U>;
-  map(transform: (...args: never[]) => unknown, options?: BatchedOptions): StreamingDataset {
-    if (options?.batched) return this.#mapBatches(transform as BatchTransform, batchSizeOf(options));
+  map(transform: (...args: never[]) => unknown, given?: BatchedOptions): StreamingDataset {
+    const options = mapOptions(given);
+    if (options.batched) return this.#mapBatches(transform as BatchTransform, batchSizeOf(options));
     const call = transform as unknown as (row: T, index: number) => MaybePromise<unknown>;
     return this.#derive(async function* (rows) {
       let index = 0;

@@ -1,6 +1,6 @@
-import type { CausalLM } from "../models/model.ts";
+import { CausalLM } from "../models/model.ts";
 import type { Tokenizer } from "../tokenizer/index.ts";
-import { parseOptions } from "../util/options.ts";
+import { OptionError, parseOptions } from "../util/options.ts";
 import { generateTokens } from "./generate-tokens.ts";
 import { type Sampling, type SamplingOptions, samplingSchema } from "./sampling.ts";
 import { DecodingSession } from "./session.ts";
@@ -28,15 +28,21 @@ export interface Generated {
 /**
  * Continue each prompt. Prompts may be given left-padded with an attention mask (0 where padded): padding is dropped, so
  * a padded batch gives exactly what its prompts would give alone.
+ * @param given a model, or a PeftModel
  * Throws when a prompt is empty or does not leave room in the model's positions.
  */
 export async function generate(
-  model: CausalLM,
+  given: CausalLM | { readonly model: CausalLM },
   tokenizer: Tokenizer,
   prompts: readonly (readonly number[])[],
   options: GenerateOptions & { attentionMask?: readonly (readonly number[])[] } = {},
 ): Promise<Generated[]> {
-  const { onText, signal, attentionMask, session: given, ...rest } = options;
+  const model = given instanceof CausalLM ? given : given.model;
+  if (!(model instanceof CausalLM)) throw new OptionError("generate: expected a model, as fromPretrained gives it");
+  if (typeof prompts === "string" || prompts.some((prompt) => typeof prompt !== "object")) {
+    throw new OptionError("generate: prompts are lists of token ids: [promptIds(tokenizer, text), …]");
+  }
+  const { onText, signal, attentionMask, session: kept, ...rest } = options;
   const sampling = parseOptions("generate", samplingSchema, rest);
   const unpadded = prompts.map((prompt, i) => {
     const mask = attentionMask?.[i];
@@ -48,19 +54,19 @@ export async function generate(
   const texts = unpadded.map((_, i) => new Text(tokenizer, sampling, i, onText));
   const { doSample, stopStrings: _, ...settings } = sampling;
   const longest = unpadded.reduce((max, { length }) => Math.max(max, length), 1);
-  const session = given ?? new DecodingSession(model, Math.max(1, prompts.length), longest + sampling.maxNewTokens);
+  const session = kept ?? new DecodingSession(model, Math.max(1, prompts.length), longest + sampling.maxNewTokens);
   try {
     const { tokens } = await generateTokens(session, unpadded, {
       ...settings,
       temperature: doSample ? sampling.temperature : 0,
       stopTokenIds: tokenizer.eosTokenIds,
-      keepPrefix: given !== undefined,
+      keepPrefix: kept !== undefined,
       signal,
       onToken: (token, i) => texts[i]!.push(token),
     });
     return texts.map((text, i) => text.result(tokens[i]!));
   } finally {
-    if (!given) session.dispose();
+    if (!kept) session.dispose();
   }
 }
 

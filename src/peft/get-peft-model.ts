@@ -5,7 +5,7 @@ import { camelCase, OptionError, parseOptions } from "../util/options.ts";
 import { type AdaLoraConfigOptions, adaLoraConfig, isAdaLora } from "./adalora-config.ts";
 import { createLora } from "./attach.ts";
 import { loraSchema } from "./lora-config.ts";
-import { PeftModel } from "./peft-model.ts";
+import { checkBaseModel, PeftModel } from "./peft-model.ts";
 import { withoutUnsupported } from "./unsupported.ts";
 
 /** Named in targetModules, these are trained in full. */
@@ -46,6 +46,7 @@ export async function getPeftModel(
   options: GetPeftModelOptions | Readonly<Record<string, unknown>> = {},
 ): Promise<PeftModel> {
   const owner = "getPeftModel";
+  checkBaseModel(owner, model);
   if (model.adapter) {
     throw new OptionError(`${owner}: the model already has an adapter: merge it, or dispose of it, first`);
   }

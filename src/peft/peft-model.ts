@@ -1,5 +1,5 @@
 import { join } from "node:path";
-import type { CausalLM } from "../models/model.ts";
+import { CausalLM } from "../models/model.ts";
 import type { Trainable } from "../optim/optimizer.ts";
 import { OptionError } from "../util/options.ts";
 import type { LoraAdapter, ParameterCount } from "./adapter.ts";
@@ -47,6 +47,8 @@ export class PeftModel {
     dir: string,
     options: LoadAdapterOptions & { adapterName?: string; gradientCheckpointing?: GradientCheckpointing } = {},
   ): Promise<PeftModel> {
+    checkBaseModel("PeftModel.fromPretrained", model);
+    if (typeof dir !== "string") throw new OptionError("PeftModel.fromPretrained: the adapter's folder is missing");
     return new PeftModel(model, await readAdapter(model, dir, options), options);
   }
 
@@ -204,6 +206,24 @@ export class PeftModel {
   private unknown(name: string): OptionError {
     return new OptionError(`there is no adapter named "${name}"; there are ${[...this.byName.keys()].join(", ")}`);
   }
+}
+
+/** Throws OptionError, in the name of `owner`, for what is passed in place of a model loaded, and a model that has an adapter. */
+export function checkBaseModel(owner: string, model: unknown): void {
+  if (model instanceof PeftModel) {
+    throw new OptionError(
+      `${owner}: the model already has an adapter: merge it, or dispose of it, first; its loadAdapter and addAdapter put others beside it`,
+    );
+  }
+  if (model instanceof CausalLM) return;
+  const what = typeof model === "object" && model !== null ? model : {};
+  const hint =
+    "then" in what
+      ? "it is a Promise: await it first"
+      : "model" in what
+        ? "take { model, tokenizer } out of what fromPretrained gives"
+        : "the first argument is the model that FastLanguageModel.fromPretrained gives";
+  throw new OptionError(`${owner}: expected a model: ${hint}`);
 }
 
 /** It becomes a folder's name. */

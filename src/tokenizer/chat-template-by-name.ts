@@ -1,5 +1,6 @@
 import { FormatError, show } from "../formats/errors.ts";
 import { nearest } from "../util/nearest.ts";
+import { knownOptions } from "../util/options.ts";
 import { ChatTemplate } from "./chat-template.ts";
 import { type MessageMapping, withMapping } from "./chat-template-mapping.ts";
 import {
@@ -33,6 +34,13 @@ export interface GetChatTemplateOptions {
   systemMessage?: string;
 }
 
+const OPTIONS = ["mapping", "mapEosToken", "systemMessage"];
+
+/** Unsloth's way of giving name and options in one object. */
+export type NamedTemplateOptions = GetChatTemplateOptions & {
+  readonly chatTemplate?: ChatTemplateName | (string & {});
+};
+
 /**
  * Unsloth's get_chat_template: a new tokenizer that writes conversations by a template of that name (or one of yours), and
  * is saved with it. Without a name it is the model's own template. The given tokenizer stays as it is.
@@ -42,11 +50,16 @@ export interface GetChatTemplateOptions {
  */
 export function getChatTemplate(
   tokenizer: Tokenizer,
-  template?: ChatTemplateName | (string & {}) | CustomTemplate,
+  template?: ChatTemplateName | (string & {}) | CustomTemplate | NamedTemplateOptions,
   options: GetChatTemplateOptions = {},
 ): Tokenizer {
-  const { mapping = {}, mapEosToken = true, systemMessage } = options;
-  const { source, endOfTurn } = templateOf(tokenizer, template, systemMessage);
+  if (typeof template === "object" && !Object.hasOwn(template, "template")) {
+    const { chatTemplate, ...rest } = knownOptions("getChatTemplate", ["chatTemplate", ...OPTIONS], template);
+    return getChatTemplate(tokenizer, chatTemplate as string | undefined, { ...rest, ...options });
+  }
+  const given: GetChatTemplateOptions = knownOptions("getChatTemplate", OPTIONS, options);
+  const { mapping = {}, mapEosToken = true, systemMessage } = given;
+  const { source, endOfTurn } = templateOf(tokenizer, template as string | CustomTemplate | undefined, systemMessage);
   const mapped = withMapping(source, mapping);
   // A template that does not parse is an error now.
   new ChatTemplate(mapped);

@@ -56,10 +56,11 @@ const FOREIGN: ForeignOptions = {
 // TRL has called it max_seq_length and, since 0.20, max_length.
 const ALIASES: Readonly<Record<string, string>> = { maxLength: "maxSeqLength" };
 
-/** SFT options checked. Throws OptionError. */
-export function parseSft(options: Readonly<Record<string, unknown>>): SFTValues {
+/** SFT options checked, under any of their names; what they leave out is as in `base`. Throws OptionError. */
+export function parseSft(options: Readonly<Record<string, unknown>>, base: object = {}): SFTValues {
   const owner = "SFTTrainer";
-  return parseOptions(owner, sftSchema, withoutForeign(owner, renamed(owner, options, ALIASES), FOREIGN));
+  const given = withoutForeign(owner, renamed(owner, options, ALIASES), FOREIGN);
+  return parseOptions(owner, sftSchema, { ...base, ...given });
 }
 
 /** Where TRL's defaults are not TrainingArguments'. */

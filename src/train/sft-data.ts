@@ -99,7 +99,9 @@ function prepared(
   shuffleSeed: number | null,
 ): { store: RowStore; report: RecipeReport } {
   if (!(data instanceof PreparedDataset)) {
-    const what = (data as unknown) instanceof StreamingDataset ? "a StreamingDataset" : "something else";
+    const found: unknown = data;
+    if (Array.isArray(found)) throw new OptionError("SFTTrainer: data is an array: make it Dataset.fromList(rows)");
+    const what = found instanceof StreamingDataset ? "a StreamingDataset" : "something else";
     throw new OptionError(
       `SFTTrainer: data is ${what}; give a Dataset, or prepareDataset(…) of what is larger than memory`,
     );

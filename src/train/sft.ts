@@ -13,6 +13,7 @@ import { type DataReport, responsesOnly, type SFTData, type SFTDataSettings, sft
 import { type RowOrder, TokenizedSource } from "./tokenized-source.ts";
 import { asTrainable } from "./trainable.ts";
 import { type EvalSources, type PredictionOutput, Trainer } from "./trainer.ts";
+import { trainerFields } from "./trainer-fields.ts";
 
 export { SFTConfig, type SFTOptions, sftSchema } from "./sft-config.ts";
 export { type DataReport, recipeOptions, type SFTData } from "./sft-data.ts";
@@ -38,6 +39,9 @@ export interface SFTTrainerOptions extends SFTOptions {
   readonly preprocessLogitsForMetrics?: PreprocessLogits | undefined;
 }
 
+/** What it takes beside its settings and every trainer's fields. */
+const FIELDS = ["formattingFunc", "computeLoss", "computeMetrics", "preprocessLogitsForMetrics"];
+
 /**
  * Supervised fine-tuning: rows of any recognised shape are rendered with the model's chat template, tokenised, packed if
  * wanted, and trained on. Throws OptionError for settings, and FormatError naming file and line at a malformed row.
@@ -52,11 +56,12 @@ export class SFTTrainer extends Trainer {
   };
   private readonly evalSettings: SFTDataSettings;
 
-  constructor(options: SFTTrainerOptions) {
+  constructor(given: SFTTrainerOptions) {
+    const options = trainerFields("SFTTrainer", given, { more: FIELDS, settings: true });
     const { model, tokenizer: named, processingClass, trainDataset, evalDataset, formattingFunc, ...rest } = options;
-    const { args: given, callbacks, computeLoss, computeMetrics, preprocessLogitsForMetrics, ...sftOptions } = rest;
-    const args = given instanceof TrainingArguments ? given : new SFTConfig(given);
-    const sft = parseSft({ ...(args instanceof SFTConfig && sftValues(args)), ...defined(sftOptions) });
+    const { args: givenArgs, callbacks, computeLoss, computeMetrics, preprocessLogitsForMetrics, ...sftOptions } = rest;
+    const args = givenArgs instanceof TrainingArguments ? givenArgs : new SFTConfig(givenArgs);
+    const sft = parseSft(sftOptions as Record<string, unknown>, args instanceof SFTConfig ? sftValues(args) : {});
     const tokenizer = named ?? processingClass;
     if (!tokenizer) throw new OptionError("SFTTrainer: tokenizer is missing (processingClass, in TRL's terms)");
     const lm = model instanceof PeftModel ? model.model : model;
@@ -146,6 +151,3 @@ function mapData(data: EvalDatasets, map: (data: SFTData) => SFTData): EvalDatas
   if (isData(data)) return map(data);
   return Object.fromEntries(Object.entries(data).map(([name, one]) => [name, map(one)]));
 }
-
-const defined = (options: object): Record<string, unknown> =>
-  Object.fromEntries(Object.entries(options).filter(([, value]) => value !== undefined));

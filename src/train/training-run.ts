@@ -3,7 +3,7 @@ import { basename, join } from "node:path";
 import { type Batch, batchWeight } from "../data/collate.ts";
 import { numel } from "../graph/types.ts";
 import type { LearningRate } from "../optim/learning-rate.ts";
-import { OptionError } from "../util/options.ts";
+import { knownOptions, OptionError } from "../util/options.ts";
 import { windows } from "./batches.ts";
 import { metricValue } from "./best-metric.ts";
 import type { CallbackState, LogRow, TrainerControl } from "./callbacks.ts";
@@ -25,6 +25,11 @@ export interface TrainOptions {
   readonly resumeFromCheckpoint?: boolean | string | null | undefined;
   /** Aborting it finishes the step at hand, saves, and makes train throw TrainingInterrupted. */
   readonly signal?: AbortSignal | undefined;
+}
+
+/** Options of `train`, with Hugging Face's spelling too. Throws OptionError at anything else. */
+export function trainOptions(given: object): TrainOptions {
+  return knownOptions("train", ["resumeFromCheckpoint", "signal"], given);
 }
 
 /** What a training returns, as Hugging Face's TrainOutput. */
@@ -54,7 +59,8 @@ export class TrainingRun {
     this.flopsPerToken = 6 * parametersBesidesEmbedding(trainer);
   }
 
-  async train({ resumeFromCheckpoint, signal }: TrainOptions): Promise<TrainOutput> {
+  async train(options: TrainOptions): Promise<TrainOutput> {
+    const { resumeFromCheckpoint, signal } = trainOptions(options);
     const { trainer } = this;
     const { args, state, control } = trainer;
     await tidyCheckpoints(args.outputDir);

@@ -100,12 +100,14 @@ export function configKind<S extends z.ZodObject>(
   return { owner, schema, foreign, defaults: { ...DEFAULTS, ...more.defaults } };
 }
 
-/** A trainer's own settings, checked. Throws OptionError. */
+/** A trainer's own settings, checked, under any of their names; what they leave out is as in `base`. Throws OptionError. */
 export function parseValues<S extends z.ZodObject>(
   { owner, schema, foreign }: ConfigKind<S>,
-  options: Readonly<Record<string, unknown>>,
+  options: object,
+  base: object | false = {},
 ): z.output<S> {
-  return parseOptions(owner, schema, withoutForeign(owner, renamed(owner, options, PREFERENCE_ALIASES), foreign));
+  const given = renamed(owner, options as Record<string, unknown>, PREFERENCE_ALIASES);
+  return parseOptions(owner, schema, { ...base, ...withoutForeign(owner, given, foreign) });
 }
 
 /**

@@ -1,9 +1,10 @@
 import type { ScoredPair } from "../../data/preference-batch.ts";
 import { TrainingArguments, type TrainingArgumentsOptions } from "../arguments.ts";
+import { trainerFields } from "../trainer-fields.ts";
 import { ownValues, parseValues } from "./config.ts";
 import { DPO_KIND, DPOConfig, type DPOOptions, dpoLosses } from "./dpo-config.ts";
 import { dpoLoss, dpoReference } from "./dpo-loss.ts";
-import { dataOptions, defined, pairPlan } from "./pairs.ts";
+import { dataOptions, pairPlan } from "./pairs.ts";
 import { planReference, type RefModel, useAdapter } from "./reference-plan.ts";
 import { PreferenceTrainer, type PreferenceTrainerOptions, tokenizerOf, tracesWithoutDropout } from "./trainer.ts";
 
@@ -22,15 +23,13 @@ export interface DPOTrainerOptions extends PreferenceTrainerOptions, DPOOptions 
  * naming file and line at a malformed row.
  */
 export class DPOTrainer extends PreferenceTrainer<ScoredPair> {
-  constructor(options: DPOTrainerOptions) {
+  constructor(given: DPOTrainerOptions) {
+    const options = trainerFields(DPO_KIND.owner, given, { more: ["refModel"], settings: true });
     const { model, tokenizer: _, processingClass: __, trainDataset, evalDataset, callbacks, ...rest } = options;
-    const { args: given, refModel, ...own } = rest;
+    const { args: givenArgs, refModel, ...own } = rest;
     const { owner } = DPO_KIND;
-    const args = given instanceof TrainingArguments ? given : new DPOConfig(given);
-    const values = parseValues(DPO_KIND, {
-      ...(args instanceof DPOConfig && ownValues(DPO_KIND, args)),
-      ...defined(own),
-    });
+    const args = givenArgs instanceof TrainingArguments ? givenArgs : new DPOConfig(givenArgs);
+    const values = parseValues(DPO_KIND, own, args instanceof DPOConfig && ownValues(DPO_KIND, args));
     const losses = dpoLosses(values);
     const tokenizer = tokenizerOf(owner, options);
     useAdapter(owner, model, values.modelAdapterName);

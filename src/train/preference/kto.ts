@@ -5,11 +5,12 @@ import { TrainingArguments, type TrainingArgumentsOptions } from "../arguments.t
 import type { BatchSource } from "../batches.ts";
 import type { LogRow } from "../callbacks.ts";
 import type { PredictionOutput } from "../trainer.ts";
+import { trainerFields } from "../trainer-fields.ts";
 import { ownValues, parseValues } from "./config.ts";
 import { KTO_KIND, KTOConfig, type KTOOptions } from "./kto-config.ts";
 import { withMeansByKind } from "./kto-logs.ts";
 import { ktoLoss, ktoReference } from "./kto-loss.ts";
-import { dataOptions, defined, longestRow } from "./pairs.ts";
+import { dataOptions, longestRow } from "./pairs.ts";
 import { planReference, type RefModel, useAdapter } from "./reference-plan.ts";
 import { PreferenceTrainer, type PreferenceTrainerOptions, tokenizerOf, tracesWithoutDropout } from "./trainer.ts";
 
@@ -28,13 +29,14 @@ export interface KTOTrainerOptions extends PreferenceTrainerOptions, KTOOptions 
  * FormatError naming file and line at a malformed row.
  */
 export class KTOTrainer extends PreferenceTrainer<ScoredAnswer> {
-  constructor(options: KTOTrainerOptions) {
+  constructor(given: KTOTrainerOptions) {
+    const options = trainerFields(KTO_KIND.owner, given, { more: ["refModel"], settings: true });
     const { model, tokenizer: _, processingClass: __, trainDataset, evalDataset, callbacks, ...rest } = options;
-    const { args: given, refModel, ...own } = rest;
+    const { args: givenArgs, refModel, ...own } = rest;
     const { owner } = KTO_KIND;
-    const args = given instanceof TrainingArguments ? given : new KTOConfig(given);
+    const args = givenArgs instanceof TrainingArguments ? givenArgs : new KTOConfig(givenArgs);
     const configured = args instanceof KTOConfig && ownValues(KTO_KIND, args);
-    const values = parseValues(KTO_KIND, { ...configured, ...defined(own) });
+    const values = parseValues(KTO_KIND, own, configured);
     const { lossType, desirableWeight, undesirableWeight, maxLength } = values;
     const mismatched = lossType === "kto";
     if (mismatched && args.perDeviceTrainBatchSize < 2) {

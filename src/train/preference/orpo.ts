@@ -1,9 +1,10 @@
 import type { ScoredPair } from "../../data/preference-batch.ts";
 import { TrainingArguments, type TrainingArgumentsOptions } from "../arguments.ts";
+import { trainerFields } from "../trainer-fields.ts";
 import { ownValues, parseValues } from "./config.ts";
 import { ORPO_KIND, ORPOConfig, type ORPOOptions } from "./orpo-config.ts";
 import { orpoLoss } from "./orpo-loss.ts";
-import { dataOptions, defined, pairPlan } from "./pairs.ts";
+import { dataOptions, pairPlan } from "./pairs.ts";
 import { PreferenceTrainer, type PreferenceTrainerOptions, tokenizerOf, tracesWithoutDropout } from "./trainer.ts";
 
 export { ORPOConfig, type ORPOOptions, orpoSchema } from "./orpo-config.ts";
@@ -18,13 +19,14 @@ export interface ORPOTrainerOptions extends PreferenceTrainerOptions, ORPOOption
  * Rows and errors as DPOTrainer's; answers always end with EOS (TRL's ORPOTrainer).
  */
 export class ORPOTrainer extends PreferenceTrainer<ScoredPair> {
-  constructor(options: ORPOTrainerOptions) {
+  constructor(given: ORPOTrainerOptions) {
+    const options = trainerFields(ORPO_KIND.owner, given, { settings: true });
     const { model, tokenizer: _, processingClass: __, trainDataset, evalDataset, callbacks, ...rest } = options;
-    const { args: given, ...own } = rest;
+    const { args: givenArgs, ...own } = rest;
     const { owner } = ORPO_KIND;
-    const args = given instanceof TrainingArguments ? given : new ORPOConfig(given);
+    const args = givenArgs instanceof TrainingArguments ? givenArgs : new ORPOConfig(givenArgs);
     const configured = args instanceof ORPOConfig && ownValues(ORPO_KIND, args);
-    const values = parseValues(ORPO_KIND, { ...configured, ...defined(own) });
+    const values = parseValues(ORPO_KIND, own, configured);
     const tokenizer = tokenizerOf(owner, options);
     const disableDropout = tracesWithoutDropout(owner, model, values, args);
     super(options, {

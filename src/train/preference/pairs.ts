@@ -39,7 +39,3 @@ export function pairPlan(
 /** Tokens of the longest row. */
 export const longestRow = (rows: readonly TokenizedRow[]): number =>
   rows.reduce((most, { inputIds }) => Math.max(most, inputIds.length), 0);
-
-/** Options without those left out. */
-export const defined = (options: object): Record<string, unknown> =>
-  Object.fromEntries(Object.entries(options).filter(([, value]) => value !== undefined));

@@ -12,7 +12,7 @@ import type { ComputeLoss, Forward } from "../loss.ts";
 import type { RowOrder } from "../tokenized-source.ts";
 import { asTrainable } from "../trainable.ts";
 import { type EvalSources, type PredictionOutput, Trainer } from "../trainer.ts";
-import type { TrainOptions, TrainOutput } from "../training-run.ts";
+import { type TrainOptions, type TrainOutput, trainOptions } from "../training-run.ts";
 import { type PrecomputeOptions, precompute, type Scorable } from "./precompute.ts";
 import { type ReferencePlan, traceScorer } from "./reference-plan.ts";
 import { type ItemBatches, ItemSource } from "./source.ts";
@@ -107,9 +107,10 @@ export class PreferenceTrainer<T extends Scorable> extends Trainer {
 
   /** As Trainer's; reference numbers that are to be computed beforehand are, of all data. */
   override async train(options: TrainOptions = {}): Promise<TrainOutput> {
-    await this.beginReference(options);
+    const checked = trainOptions(options);
+    await this.beginReference(checked);
     await this.scoreSources();
-    return super.train(options);
+    return super.train(checked);
   }
 
   /** What train() does first: the adapter is copied, where that is the reference. Memory counts the copy from then on. */

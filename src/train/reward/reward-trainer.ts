@@ -7,6 +7,7 @@ import type { TrainingArgumentsOptions } from "../arguments.ts";
 import type { TrainerCallback } from "../callbacks.ts";
 import { asTrainable } from "../trainable.ts";
 import { Trainer } from "../trainer.ts";
+import { trainerFields } from "../trainer-fields.ts";
 import { RewardConfig, type RewardOptions } from "./config.ts";
 import { type RewardData, type RewardDataReport, rewardPairs } from "./data.ts";
 import { rewardLoss } from "./loss.ts";
@@ -38,7 +39,8 @@ export class RewardTrainer extends Trainer {
   readonly tokenizer: Tokenizer | null;
   readonly dataReport: RewardDataReport;
 
-  constructor(options: RewardTrainerOptions) {
+  constructor(given: RewardTrainerOptions) {
+    const options = trainerFields("RewardTrainer", given);
     const { model, trainDataset, evalDataset, callbacks } = options;
     const args = options.args instanceof RewardConfig ? options.args : new RewardConfig(options.args);
     const tokenizer = options.tokenizer ?? options.processingClass ?? null;

@@ -10,7 +10,8 @@ import type { LogRow, TrainerCallback } from "../callbacks.ts";
 import { InitialAdapter } from "../initial-adapter.ts";
 import { asTrainable } from "../trainable.ts";
 import { type EvalSources, Trainer } from "../trainer.ts";
-import type { TrainOptions, TrainOutput } from "../training-run.ts";
+import { trainerFields } from "../trainer-fields.ts";
+import { type TrainOptions, type TrainOutput, trainOptions } from "../training-run.ts";
 import { CompletionsLog, printTable } from "./completions-log.ts";
 import { GRPOConfig, type GRPOOptions } from "./grpo-config.ts";
 import { grpoLoss } from "./grpo-loss.ts";
@@ -58,7 +59,8 @@ export class GRPOTrainer extends Trainer {
   private readonly initial: InitialAdapter | null;
   private readonly toEvalSource: (data: Dataset<Row>) => BatchSource;
 
-  constructor(options: GRPOTrainerOptions) {
+  constructor(given: GRPOTrainerOptions) {
+    const options = trainerFields("GRPOTrainer", given, { more: ["rewardFuncs", "refModel", "rolloutFunc"] });
     const { model, rewardFuncs, trainDataset, evalDataset, callbacks, rolloutFunc, refModel = null } = options;
     const tokenizer = options.tokenizer ?? options.processingClass;
     if (!tokenizer) throw new OptionError("GRPOTrainer: tokenizer is missing (processingClass, in TRL's terms)");
@@ -134,8 +136,9 @@ export class GRPOTrainer extends Trainer {
 
   /** As Trainer's; the adapter is first copied for the reference, where that is the model as it is now. */
   override async train(options: TrainOptions = {}): Promise<TrainOutput> {
-    await this.beginReference(options);
-    return super.train(options);
+    const checked = trainOptions(options);
+    await this.beginReference(checked);
+    return super.train(checked);
   }
 
   /** What train() does first: the adapter is copied, where that is the reference. Memory counts the copy from then on. */

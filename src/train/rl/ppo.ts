@@ -5,6 +5,7 @@ import { OptionError } from "../../util/options.ts";
 import type { TrainingArgumentsOptions } from "../arguments.ts";
 import type { LogRow, TrainerCallback } from "../callbacks.ts";
 import { Trainer } from "../trainer.ts";
+import { trainerFields } from "../trainer-fields.ts";
 import { CompletionsLog, printTable } from "./completions-log.ts";
 import { PPOConfig, type PPOOptions } from "./ppo-config.ts";
 import { ppoLoss } from "./ppo-loss.ts";
@@ -50,7 +51,8 @@ export class PPOTrainer extends Trainer {
   private readonly rollouts: PPORollouts;
   private readonly batchSize: number;
 
-  constructor(options: PPOTrainerOptions) {
+  constructor(given: PPOTrainerOptions) {
+    const options = trainerFields("PPOTrainer", given, { more: ["rewardModel", "rolloutFunc"] });
     const { model, rewardModel, trainDataset, evalDataset, callbacks, rolloutFunc } = options;
     const tokenizer = options.tokenizer ?? options.processingClass;
     if (!tokenizer) throw new OptionError("PPOTrainer: tokenizer is missing (processingClass, in TRL's terms)");

@@ -41,6 +41,11 @@ export function rewardNames(owner: string, functions: readonly unknown[]): strin
     if (typeof reward !== "function") {
       throw new OptionError(`${owner}: rewardFuncs[${i}] is ${typeof reward}; expected a function`);
     }
+    if (reward.length > 1) {
+      throw new OptionError(
+        `${owner}: rewardFuncs[${i}] takes ${reward.length} arguments; it gets one object: ({ prompts, completions, … }) => […]`,
+      );
+    }
     const name = reward.name === "" ? "reward_func" : reward.name;
     names.push(names.includes(name) || reward.name === "" ? `${name}_${i}` : name);
   });
