@@ -48,7 +48,10 @@ export function quietTrainer(
   model: PeftModel | Parameters<typeof asTrainable>[0],
   options: Omit<TrainerOptions, "model" | "maxPositions" | "args"> & { args: Record<string, unknown> },
 ): Trainer {
-  const args = { logLevel: "error", loggingSteps: 1, learningRate: 1e-2, saveStrategy: "no", ...options.args };
+  // AdaLoRA's plot goes there even where nothing else is saved.
+  const outputDir = join(tmpdir(), "unsloth-train-output");
+  const quiet = { logLevel: "error", loggingSteps: 1, learningRate: 1e-2, saveStrategy: "no", outputDir } as const;
+  const args = { ...quiet, ...options.args };
   return new Trainer({ ...options, model: asTrainable(model), maxPositions: 64, args: new TrainingArguments(args) });
 }
 
