@@ -72,6 +72,14 @@ test("a machine with native kernels and a GPU: all works, and where the librarie
   assert.ok(lines.includes("✅ CUDA 13.0: 1 GPU") && lines.includes("     NVRTC: /lib/NVRTC.so"));
 });
 
+test("how kernels are made for the card is said beside the compiler", async () => {
+  const status = cudaOf(121);
+  const note = "version 12.4, kernels as PTX for 9.0, compiled by the driver";
+  const libraries = status.libraries.map((one) => (one.name === "NVRTC" ? { ...one, notes: [note] } : one));
+  const report = await examine("1.2.3", { gpus: withGpu, cuda: () => ({ ...status, libraries }) });
+  assert.ok(reportLines(report, []).includes(`     NVRTC: /lib/NVRTC.so; ${note}`));
+});
+
 test("what of CUDA is missing is named with its remedy; cuDNN may be", async () => {
   const cudaLines = async (missing: readonly string[], capability = 75) => {
     const report = await examine("1.2.3", { gpus: withGpu, cuda: () => cudaOf(capability, missing) });
