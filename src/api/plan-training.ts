@@ -27,6 +27,10 @@ export interface PlanTrainingOptions extends Pick<StorageOptions, "dtype" | "off
   readonly batchSize?: number | undefined;
   /** As getPeftModel takes them. */
   readonly lora?: Readonly<Record<string, unknown>> | undefined;
+  /** Let activations move to host memory, as SFTTrainer takes it. Default false. */
+  readonly activationOffloading?: boolean | undefined;
+  /** Bytes of host memory for that; four fifths of what is free here when null or left out. */
+  readonly activationHostMemory?: number | null | undefined;
   /** AdamW's states in 8 bits. Default false. */
   readonly eightBit?: boolean | undefined;
   /** As fromPretrained takes it; for "cuda" no GPU needs to be there when `memory` says how much it has. */
@@ -108,6 +112,7 @@ export async function planTraining(options: PlanTrainingOptions): Promise<Traini
 /** The same for a model that is there, on a sketch backend or a real one. */
 export function planModel(model: PeftModel | CausalLM, options: Omit<PlanTrainingOptions, "modelName">): TrainingPlan {
   const { batchSize = 1, memory = availableMemory(), eightBit = false } = options;
+  const { activationOffloading: offload = false, activationHostMemory } = options;
   const { lm, trainables } = asTrainable(model);
   const { config } = lm;
   const maxSeqLength = options.maxSeqLength ?? Math.min(2048, config.maxPositions);
@@ -115,11 +120,19 @@ export function planModel(model: PeftModel | CausalLM, options: Omit<PlanTrainin
   const optimizer = new Optimizer(lm.backend, trainables, adam);
   try {
     const tokens = bucketLength(batchSize * maxSeqLength);
-    const step = planStep(lm, optimizer, { tokens, maxPositions: maxSeqLength, memory });
-    const minimum = (length: number): number => {
-      const program = planned(lm, optimizer, bucketLength(batchSize * length), length, { kind: "minimum" });
-      return sum(fixedBytes(lm, length)) + program.arenaBytes;
+    const planned = (maxPositions: number, policy: CheckpointPolicy): Program => {
+      const hostBytes = activationHostMemory ?? undefined;
+      const runner = new StepRunner({ model: lm, optimizer, policy, maxPositions, offload, hostBytes });
+      try {
+        return runner.program("train", bucketLength(batchSize * maxPositions));
+      } finally {
+        runner.dispose();
+      }
     };
+    const minimum = (length: number): number =>
+      sum(fixedBytes(lm, length)) + planned(length, { kind: "minimum" }).arenaBytes;
+    const fixed = fixedBytes(lm, maxSeqLength);
+    const modes = planModes((policy) => planned(maxSeqLength, policy), sum(fixed), memory);
     return {
       model: {
         family: config.family,
@@ -131,49 +144,16 @@ export function planModel(model: PeftModel | CausalLM, options: Omit<PlanTrainin
       batchSize,
       maxSeqLength,
       tokens,
-      ...step,
+      fixed,
+      modes,
       host: hostBytes(lm),
       memory,
-      fits: step.modes.some((mode) => mode.fits),
+      fits: modes.some((mode) => mode.fits),
       longest: longestLength(minimum, memory, config.maxPositions),
       warnings: "warnings" in model ? model.warnings : [],
     };
   } finally {
     optimizer.dispose();
-  }
-}
-
-export interface StepPlanOptions {
-  /** Tokens of the microbatch. */
-  readonly tokens: number;
-  /** Longest sequence. */
-  readonly maxPositions: number;
-  readonly memory: number;
-}
-
-/** Memory of one training step with each way of checkpointing. The optimizer's tensors must be the only ones of their kind. */
-export function planStep(
-  lm: CausalLM,
-  optimizer: Optimizer,
-  { tokens, maxPositions, memory }: StepPlanOptions,
-): Pick<TrainingPlan, "fixed" | "modes"> {
-  const fixed = fixedBytes(lm, maxPositions);
-  const program = (policy: CheckpointPolicy): Program => planned(lm, optimizer, tokens, maxPositions, policy);
-  return { fixed, modes: planModes(program, sum(fixed), memory) };
-}
-
-function planned(
-  model: CausalLM,
-  optimizer: Optimizer,
-  tokens: number,
-  maxPositions: number,
-  policy: CheckpointPolicy,
-): Program {
-  const runner = new StepRunner({ model, optimizer, policy, maxPositions });
-  try {
-    return runner.program("train", tokens);
-  } finally {
-    runner.dispose();
   }
 }
 

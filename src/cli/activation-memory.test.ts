@@ -47,6 +47,21 @@ test("activationHostMemory bounds what offloading takes, in the dry run as in th
   assert.match(await train(...LEAST, "--dry-run"), /recomputed, \d+ in host memory \(/);
 });
 
+test("plan offloads as the settings say", async () => {
+  const planned = async (...more: readonly string[]) => {
+    const args = ["plan", "--model", place.model, "--threads", "1", "--r", "2", "--memory", "1GB", "--json", ...more];
+    const { code, stdout, stderr } = await here(...args);
+    assert.equal(code, 0, stderr);
+    const { modes } = JSON.parse(stdout) as { readonly modes: readonly Mode[] };
+    return modes.find(({ useGradientCheckpointing }) => useGradientCheckpointing === "true")!;
+  };
+  const [kept, moved] = [await planned(), await planned("--activation-offloading")];
+  assert.ok(moved.activations < kept.activations && kept.checkpointing.offloaded.count === 0);
+  const { bytes } = moved.checkpointing.offloaded;
+  const bounded = await planned("--activation-offloading", "--activation-host-memory", String(bytes - 1));
+  assert.ok(bounded.checkpointing.offloaded.bytes > 0 && bounded.checkpointing.offloaded.bytes < bytes);
+});
+
 test("so it does for preferences and reward models", async () => {
   const data = join(place.folder, "pairs.jsonl");
   writeFileSync(data, JSON.stringify({ prompt: "1+1=?", chosen: " 2, which is even", rejected: " 3, which is odd" }));

@@ -70,6 +70,8 @@ export function planOptions({ model, lora, sft, args }: TrainSettings) {
     lora,
     maxSeqLength: (sft.maxSeqLength as number | null | undefined) ?? undefined,
     batchSize: args.perDeviceTrainBatchSize as number,
+    activationOffloading: sft.activationOffloading as boolean | undefined,
+    activationHostMemory: sft.activationHostMemory as number | null | undefined,
     eightBit: isEightBit((args.optim ?? "adamw_torch") as Parameters<typeof isEightBit>[0]),
     hub: { revision },
   };

@@ -14,7 +14,7 @@ import { resolveDataset } from "../hub/index.ts";
 import type { Tokenizer } from "../tokenizer/index.ts";
 import { recipeOptions } from "../train/sft.ts";
 import { parseSft } from "../train/sft-config.ts";
-import { holdOutRows, loadRows } from "./data-source.ts";
+import { evalSource, loadTrainingRows } from "./data-source.ts";
 import { required, type TrainSettings } from "./settings/train-settings.ts";
 import { progressLine } from "./terminal.ts";
 
@@ -48,24 +48,20 @@ export async function openTrainingData(settings: TrainSettings): Promise<OpenedD
   // A share of the rows, or a count from their end, needs all of them first.
   const counted = /\[.*[%-]/.test(`${data.split ?? ""} ${data.evalSplit ?? ""}`);
   const streaming = data.streaming ?? (bytes >= LARGE_BYTES && !counted);
-  const evalSource = data.evalData ?? (data.evalSplit === undefined ? null : source);
-  const seed = args.seed as number;
   if (!streaming) {
-    const all = await loadRows(source, data.split);
-    const held = evalSource !== null ? await loadRows(evalSource, data.evalSplit) : undefined;
-    const rows = held === undefined && data.evalSize !== null ? holdOutRows(all, data.evalSize, seed) : null;
-    const ready = { trainDataset: rows?.train ?? all, evalDataset: rows?.test ?? held };
+    const ready = await loadTrainingRows(settings);
     return { ready: () => Promise.resolve(ready) };
   }
+  const held = evalSource(data);
   return {
     async ready(tokenizer, maxSeqLength, note) {
       const values = parseSft(sft);
       const recipe = recipeOptions(values, values.maxSeqLength ?? maxSeqLength);
       const prepare = (from: Source, split: string | undefined) => prepared(from, split, tokenizer, recipe, note);
       const all = await prepare(source, data.split);
-      if (evalSource !== null) return { trainDataset: all, evalDataset: await prepare(evalSource, data.evalSplit) };
+      if (held !== null) return { trainDataset: all, evalDataset: await prepare(held, data.evalSplit) };
       if (data.evalSize === null) return { trainDataset: all, evalDataset: undefined };
-      const { train, test } = holdOut(all, { testSize: data.evalSize, seed });
+      const { train, test } = holdOut(all, { testSize: data.evalSize, seed: args.seed as number });
       return { trainDataset: train, evalDataset: test };
     },
   };

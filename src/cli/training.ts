@@ -25,9 +25,9 @@ export interface TrainingOutput {
   readonly event?: ((row: Readonly<Record<string, unknown>>) => void) | undefined;
 }
 
-/** Lines for people on standard error, or with `json` rows for machines on standard output. */
-export function trainingOutput(json: boolean): TrainingOutput {
-  return json ? { note: () => undefined, event: (row) => print(JSON.stringify(row)) } : { note };
+/** Lines for people on standard error, or with `json` rows for machines on standard output, which begin with `about`. */
+export function trainingOutput(json: boolean, about: object = {}): TrainingOutput {
+  return json ? { note: () => undefined, event: (row) => print(JSON.stringify({ ...about, ...row })) } : { note };
 }
 
 /** What a training came to, in the trainer's keys: train_loss, train_runtime, eval_loss … */

@@ -3,7 +3,7 @@ import { PreferenceTrainer } from "../../train/preference/trainer.ts";
 import { GRPOTrainer } from "../../train/rl/grpo.ts";
 import { batchShape, planBatch } from "../../train/step-programs.ts";
 import type { Trainer } from "../../train/trainer.ts";
-import { holdOutRows, loadRows } from "../data-source.ts";
+import { loadTrainingRows } from "../data-source.ts";
 import { UsageError } from "../exit.ts";
 import { type MethodSettings, required } from "../settings/train-settings.ts";
 import {
@@ -54,19 +54,13 @@ export async function runMethod(
 }
 
 /** The rows to train on, and those held out. */
-export async function methodRows(method: CliMethod, { data, args }: MethodSettings) {
+export async function methodRows(method: CliMethod, settings: MethodSettings) {
+  const { data } = settings;
   if (data.streaming) throw new UsageError(`streaming: ${method.name} keeps its rows in memory; leave it out`);
-  const source = required(data.data, "data", "FILE");
-  const all = await loadRows(source, data.split);
-  if (all.length === 0) {
-    const part = data.split === undefined ? "" : ` (split ${data.split})`;
-    throw new UsageError(`data: ${[source].flat().join(", ")}${part} has no rows: expected ${method.rows}`);
-  }
-  const from = data.evalData ?? (data.evalSplit === undefined ? null : source);
-  if (from !== null) return { trainDataset: all, evalDataset: await loadRows(from, data.evalSplit) };
-  if (data.evalSize === null) return { trainDataset: all, evalDataset: undefined };
-  const { train, test } = holdOutRows(all, data.evalSize, args.seed as number);
-  return { trainDataset: train, evalDataset: test };
+  const rows = await loadTrainingRows(settings);
+  if (rows.trainDataset.length > 0) return rows;
+  const part = data.split === undefined ? "" : ` (split ${data.split})`;
+  throw new UsageError(`data: ${[data.data].flat().join(", ")}${part} has no rows: expected ${method.rows}`);
 }
 
 /** Settings as the trainer takes them, and those that are the command's own. */

@@ -21,7 +21,7 @@ import {
   trainSettings,
 } from "../settings/train-settings.ts";
 import { note, print } from "../terminal.ts";
-import { runTraining, type TrainingMetrics, type TrainingOutput } from "../training.ts";
+import { runTraining, type TrainingMetrics, type TrainingOutput, trainingOutput } from "../training.ts";
 import { bestRun, type Ranking, type RunResult, resultTable } from "./results.ts";
 import { label, sweepSpec } from "./spec.ts";
 import { readRun, runId, writeRun } from "./store.ts";
@@ -166,10 +166,7 @@ async function oneRun(
   }
   const checkpoint = await getLastCheckpoint(folder);
   if (checkpoint) note(`${id} goes on from ${checkpoint}`);
-  const out =
-    jsonRun === null
-      ? { note }
-      : { note: () => undefined, event: (row: object) => print(JSON.stringify({ run: jsonRun, ...row })) };
+  const out = trainingOutput(jsonRun !== null, { run: jsonRun });
   try {
     const metrics = await withPlaces(given, () => train(given, folder, checkpoint ?? false, out));
     await writeRun(folder, { options: valuesOf(given), metrics });
