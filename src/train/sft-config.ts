@@ -1,7 +1,8 @@
 import { z } from "zod";
 import { PACKING_STRATEGIES } from "../data/index.ts";
 import { parseOptions } from "../util/options.ts";
-import { TrainingArguments, type TrainingArgumentsOptions } from "./arguments.ts";
+import type { TrainingArgumentsOptions } from "./arguments.ts";
+import { configClass } from "./config-class.ts";
 import { activationShape, splitConfig } from "./config-options.ts";
 import { type ForeignOptions, withoutForeign } from "./foreign-options.ts";
 import { renamed } from "./option-names.ts";
@@ -66,18 +67,10 @@ export function parseSft(options: Readonly<Record<string, unknown>>, base: objec
 /** Where TRL's defaults are not TrainingArguments'. */
 const DEFAULTS: TrainingArgumentsOptions = { learningRate: 2e-5, loggingSteps: 10 };
 
-// The values are properties; the constructor assigns them.
-const Base = TrainingArguments as new (options: object) => TrainingArguments & Readonly<SFTValues>;
+const SHAPE = { owner: "SFTConfig", schema: sftSchema, foreign: FOREIGN, aliases: ALIASES, defaults: DEFAULTS };
 
 /** TRL's SFTConfig: TrainingArguments, with learningRate 2e-5 and loggingSteps 10 by default, and the above in one. */
-export class SFTConfig extends Base {
-  constructor(options: (SFTOptions & TrainingArgumentsOptions) | Readonly<Record<string, unknown>> = {}) {
-    const shape = { owner: "SFTConfig", schema: sftSchema, foreign: FOREIGN, aliases: ALIASES };
-    const { own, rest } = splitConfig(shape, options as Record<string, unknown>);
-    super({ ...DEFAULTS, ...rest });
-    Object.assign(this, own);
-  }
-}
+export class SFTConfig extends configClass<SFTOptions, SFTValues>((options) => splitConfig(SHAPE, options)) {}
 
 /** The SFT settings of a configuration. */
 export function sftValues(config: SFTConfig): SFTValues {

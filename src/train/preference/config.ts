@@ -1,7 +1,8 @@
 import { z } from "zod";
 import { OptionError, parseOptions } from "../../util/options.ts";
 import type { TrainingArgumentsOptions } from "../arguments.ts";
-import { activationShape, splitConfig } from "../config-options.ts";
+import { configClass } from "../config-class.ts";
+import { activationShape, type ConfigShape, splitConfig } from "../config-options.ts";
 import { type ForeignOptions, withoutForeign } from "../foreign-options.ts";
 import { renamed } from "../option-names.ts";
 
@@ -27,7 +28,7 @@ export const referenceShape = {
     .string()
     .nullable()
     .default(null)
-    .describe("adapter that makes the reference model; the model without adapter when left out"),
+    .describe("adapter that makes the reference model; the model as it is before training when left out"),
   precomputeRefLogProbs: z
     .boolean()
     .default(false)
@@ -74,13 +75,7 @@ const REFERENCE_FOREIGN: ForeignOptions = {
 };
 
 /** The names and settings of one trainer. */
-export interface ConfigKind<S extends z.ZodObject> {
-  readonly owner: string;
-  readonly schema: S;
-  readonly foreign: ForeignOptions;
-  /** Where TRL's defaults are not TrainingArguments'. */
-  readonly defaults: TrainingArgumentsOptions;
-}
+export type ConfigKind<S extends z.ZodObject> = Required<ConfigShape<S>>;
 
 /** TRL has called it max_seq_length too, and the losses' plural names are slips that are easily made. */
 export const PREFERENCE_ALIASES: Readonly<Record<string, string>> = {
@@ -97,33 +92,28 @@ export function configKind<S extends z.ZodObject>(
   more: { readonly reference?: boolean; readonly defaults?: TrainingArgumentsOptions } = {},
 ): ConfigKind<S> {
   const foreign = { ...ANSWER_FOREIGN, ...(more.reference && REFERENCE_FOREIGN) };
-  return { owner, schema, foreign, defaults: { ...DEFAULTS, ...more.defaults } };
+  return { owner, schema, foreign, aliases: PREFERENCE_ALIASES, defaults: { ...DEFAULTS, ...more.defaults } };
 }
 
 /** A trainer's own settings, checked, under any of their names; what they leave out is as in `base`. Throws OptionError. */
 export function parseValues<S extends z.ZodObject>(
-  { owner, schema, foreign }: ConfigKind<S>,
+  { owner, schema, foreign, aliases }: ConfigKind<S>,
   options: object,
   base: object | false = {},
 ): z.output<S> {
-  const given = renamed(owner, options as Record<string, unknown>, PREFERENCE_ALIASES);
+  const given = renamed(owner, options as Record<string, unknown>, aliases);
   return parseOptions(owner, schema, { ...base, ...withoutForeign(owner, given, foreign) });
 }
 
-/**
- * Options of a configuration taken apart: the trainer's own, checked, and those of TrainingArguments with the trainer's
- * defaults. Throws OptionError.
- */
-export function splitOptions<S extends z.ZodObject>(
-  { owner, schema, foreign, defaults }: ConfigKind<S>,
-  options: object,
-): { own: z.output<S>; args: Record<string, unknown> } {
-  const shape = { owner, schema, foreign, aliases: PREFERENCE_ALIASES };
-  const { own, rest } = splitConfig(shape, options as Record<string, unknown>);
-  if (rest.labelSmoothingFactor) {
-    throw new OptionError(`${owner}: labelSmoothingFactor is SFTTrainer's; the preference losses' is labelSmoothing`);
-  }
-  return { own, args: { ...defaults, ...rest } };
+/** The base of a configuration of that kind. */
+export function preferenceConfig<Options extends object, S extends z.ZodObject>(kind: ConfigKind<S>) {
+  return configClass<Options, z.output<S>>((options) => {
+    const { own, args } = splitConfig(kind, options);
+    if (!args.labelSmoothingFactor) return { own, args };
+    throw new OptionError(
+      `${kind.owner}: labelSmoothingFactor is SFTTrainer's; the preference losses' is labelSmoothing`,
+    );
+  });
 }
 
 /** The settings of a kind among an object's properties. */

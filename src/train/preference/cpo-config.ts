@@ -1,7 +1,6 @@
 import { z } from "zod";
 import { OptionError } from "../../util/options.ts";
-import { TrainingArguments, type TrainingArgumentsOptions } from "../arguments.ts";
-import { answerShape, configKind, positive, splitOptions } from "./config.ts";
+import { answerShape, configKind, positive, preferenceConfig } from "./config.ts";
 import { CPO_LOSS_TYPES, type CpoLossType } from "./cpo-loss.ts";
 
 /** What CPO adds to TrainingArguments (TRL's CPOConfig). */
@@ -22,17 +21,8 @@ export type CPOValues = z.output<typeof cpoSchema>;
 
 export const CPO_KIND = configKind("CPOTrainer", cpoSchema);
 
-// The values are properties; the constructor assigns them.
-const Base = TrainingArguments as new (options: object) => TrainingArguments & Readonly<CPOValues>;
-
 /** TRL's CPOConfig: TrainingArguments, with learningRate 1e-6 and loggingSteps 10 by default, and the above in one. */
-export class CPOConfig extends Base {
-  constructor(options: (CPOOptions & TrainingArgumentsOptions) | Readonly<Record<string, unknown>> = {}) {
-    const { own, args } = splitOptions(CPO_KIND, options);
-    super(args);
-    Object.assign(this, own);
-  }
-}
+export class CPOConfig extends preferenceConfig<CPOOptions, typeof cpoSchema>(CPO_KIND) {}
 
 /** Loss and weights with what "alphapo" stands for. Throws OptionError. */
 export function cpoLossValues(values: CPOValues): CPOValues & { lossType: CpoLossType } {

@@ -1,7 +1,6 @@
 import { z } from "zod";
 import { OptionError } from "../../util/options.ts";
-import { TrainingArguments, type TrainingArgumentsOptions } from "../arguments.ts";
-import { answerShape, configKind, positive, referenceShape, splitOptions } from "./config.ts";
+import { answerShape, configKind, positive, preferenceConfig, referenceShape } from "./config.ts";
 import { DIVERGENCE_LOSSES, DPO_LOSS_TYPES, type DpoLossType, F_DIVERGENCES } from "./dpo-losses.ts";
 
 const lossType = z.enum(DPO_LOSS_TYPES);
@@ -35,17 +34,8 @@ export type DPOValues = z.output<typeof dpoSchema>;
 
 export const DPO_KIND = configKind("DPOTrainer", dpoSchema, { reference: true });
 
-// The values are properties; the constructor assigns them.
-const Base = TrainingArguments as new (options: object) => TrainingArguments & Readonly<DPOValues>;
-
 /** TRL's DPOConfig: TrainingArguments, with learningRate 1e-6 and loggingSteps 10 by default, and the above in one. */
-export class DPOConfig extends Base {
-  constructor(options: (DPOOptions & TrainingArgumentsOptions) | Readonly<Record<string, unknown>> = {}) {
-    const { own, args } = splitOptions(DPO_KIND, options);
-    super(args);
-    Object.assign(this, own);
-  }
-}
+export class DPOConfig extends preferenceConfig<DPOOptions, typeof dpoSchema>(DPO_KIND) {}
 
 /** The losses with their weights. Throws OptionError for combinations that have no meaning. */
 export function dpoLosses(values: DPOValues): { type: DpoLossType; weight: number }[] {

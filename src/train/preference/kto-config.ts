@@ -1,6 +1,5 @@
 import { z } from "zod";
-import { TrainingArguments, type TrainingArgumentsOptions } from "../arguments.ts";
-import { answerShape, configKind, positive, referenceShape, splitOptions } from "./config.ts";
+import { answerShape, configKind, positive, preferenceConfig, referenceShape } from "./config.ts";
 import { KTO_LOSS_TYPES } from "./kto-loss.ts";
 
 /** What KTO adds to TrainingArguments (TRL's KTOConfig). */
@@ -20,17 +19,8 @@ export const KTO_KIND = configKind("KTOTrainer", ktoSchema, {
   defaults: { trainSamplingStrategy: "sequential" },
 });
 
-// The values are properties; the constructor assigns them.
-const Base = TrainingArguments as new (options: object) => TrainingArguments & Readonly<KTOValues>;
-
 /**
  * TRL's KTOConfig: TrainingArguments, with learningRate 1e-6, loggingSteps 10 and the rows in their order by default, and
  * the above in one.
  */
-export class KTOConfig extends Base {
-  constructor(options: (KTOOptions & TrainingArgumentsOptions) | Readonly<Record<string, unknown>> = {}) {
-    const { own, args } = splitOptions(KTO_KIND, options);
-    super(args);
-    Object.assign(this, own);
-  }
-}
+export class KTOConfig extends preferenceConfig<KTOOptions, typeof ktoSchema>(KTO_KIND) {}

@@ -1,5 +1,6 @@
 import { z } from "zod";
-import { TrainingArguments, type TrainingArgumentsOptions } from "../arguments.ts";
+import type { TrainingArgumentsOptions } from "../arguments.ts";
+import { configClass } from "../config-class.ts";
 import { activationShape, splitConfig } from "../config-options.ts";
 import type { ForeignOptions } from "../foreign-options.ts";
 
@@ -37,15 +38,7 @@ const FOREIGN: ForeignOptions = {
 /** Where TRL's defaults are not TrainingArguments'. */
 const DEFAULTS: TrainingArgumentsOptions = { learningRate: 1e-4, loggingSteps: 10 };
 
-// The values are properties; the constructor assigns them.
-const Base = TrainingArguments as new (options: object) => TrainingArguments & Readonly<RewardValues>;
+const SHAPE = { owner: "RewardConfig", schema: rewardSchema, foreign: FOREIGN, defaults: DEFAULTS };
 
 /** TRL's RewardConfig: TrainingArguments, with learningRate 1e-4 and loggingSteps 10 by default, and the above in one. */
-export class RewardConfig extends Base {
-  constructor(options: (RewardOptions & TrainingArgumentsOptions) | Readonly<Record<string, unknown>> = {}) {
-    const shape = { owner: "RewardConfig", schema: rewardSchema, foreign: FOREIGN };
-    const { own, rest } = splitConfig(shape, options as Record<string, unknown>);
-    super({ ...DEFAULTS, ...rest });
-    Object.assign(this, own);
-  }
-}
+export class RewardConfig extends configClass<RewardOptions, RewardValues>((options) => splitConfig(SHAPE, options)) {}

@@ -1,6 +1,7 @@
 import { z } from "zod";
 import { OptionError } from "../../util/options.ts";
-import { TrainingArguments, type TrainingArgumentsOptions } from "../arguments.ts";
+import type { TrainingArguments, TrainingArgumentsOptions } from "../arguments.ts";
+import { configClass } from "../config-class.ts";
 import { splitConfig } from "../config-options.ts";
 import { GRPO_FOREIGN } from "./grpo-foreign.ts";
 
@@ -106,20 +107,16 @@ export interface GRPOValues extends z.output<typeof grpoSchema> {
 
 const DEFAULTS: TrainingArgumentsOptions = { learningRate: 1e-6, loggingSteps: 10 };
 
-const Base = TrainingArguments as new (options: object) => TrainingArguments & Readonly<GRPOValues>;
+const SHAPE = { owner: "GRPOConfig", schema: grpoSchema, foreign: GRPO_FOREIGN, defaults: DEFAULTS };
 
 /**
  * TRL's GRPOConfig: TrainingArguments, with learningRate 1e-6 and loggingSteps 10 by default, and the above in one. Throws
  * OptionError as TrainingArguments does, and for batch sizes that do not hold whole groups.
  */
-export class GRPOConfig extends Base {
-  constructor(options: (GRPOOptions & TrainingArgumentsOptions) | Readonly<Record<string, unknown>> = {}) {
-    const shape = { owner: "GRPOConfig", schema: grpoSchema, foreign: GRPO_FOREIGN };
-    const { own, rest } = splitConfig(shape, options as Record<string, unknown>);
-    super({ ...DEFAULTS, ...rest });
-    Object.assign(this, complete(own, this));
-  }
-}
+export class GRPOConfig extends configClass<GRPOOptions, z.output<typeof grpoSchema>, GRPOValues>(
+  (options) => splitConfig(SHAPE, options),
+  complete,
+) {}
 
 function complete(given: z.output<typeof grpoSchema>, args: TrainingArguments): GRPOValues {
   const fail = (message: string): never => {

@@ -1,6 +1,7 @@
 import { z } from "zod";
 import { OptionError } from "../../util/options.ts";
-import { TrainingArguments, type TrainingArgumentsOptions } from "../arguments.ts";
+import type { TrainingArguments, TrainingArgumentsOptions } from "../arguments.ts";
+import { configClass } from "../config-class.ts";
 import { splitConfig } from "../config-options.ts";
 import type { ForeignOptions } from "../foreign-options.ts";
 import { RL_FOREIGN } from "./grpo-foreign.ts";
@@ -70,20 +71,16 @@ const FOREIGN: ForeignOptions = {
 /** TRL logs every rollout, and does not clip gradients. */
 const DEFAULTS: TrainingArgumentsOptions = { learningRate: 3e-6, loggingSteps: 1, maxGradNorm: 0 };
 
-const Base = TrainingArguments as new (options: object) => TrainingArguments & Readonly<PPOValues>;
+const SHAPE = { owner: "PPOConfig", schema: ppoSchema, foreign: FOREIGN, defaults: DEFAULTS };
 
 /**
  * TRL's PPOConfig: TrainingArguments, with learningRate 3e-6, loggingSteps 1 and maxGradNorm 0 by default, and the above in
  * one. Steps are rollouts. Throws OptionError as TrainingArguments does, and for sizes that do not divide.
  */
-export class PPOConfig extends Base {
-  constructor(options: (PPOOptions & TrainingArgumentsOptions) | Readonly<Record<string, unknown>> = {}) {
-    const shape = { owner: "PPOConfig", schema: ppoSchema, foreign: FOREIGN };
-    const { own, rest } = splitConfig(shape, options as Record<string, unknown>);
-    super({ ...DEFAULTS, ...rest });
-    Object.assign(this, complete(own, this));
-  }
-}
+export class PPOConfig extends configClass<PPOOptions, z.output<typeof ppoSchema>, PPOValues>(
+  (options) => splitConfig(SHAPE, options),
+  complete,
+) {}
 
 function complete(given: z.output<typeof ppoSchema>, args: TrainingArguments): PPOValues {
   const fail = (message: string): never => {
