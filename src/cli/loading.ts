@@ -1,7 +1,6 @@
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { z } from "zod";
-import { DEVICES } from "../api/device.ts";
 import { FastLanguageModel, loadTokenizer } from "../api/fast-language-model.ts";
 import { locateModel } from "../api/locate.ts";
 import type { LoadProgress } from "../models/load/fill.ts";
@@ -12,23 +11,8 @@ import type { CliCommand } from "./command.ts";
 import { UsageError } from "./exit.ts";
 import { addSchemaFlags, kebab, optionKey, schemaValues } from "./flags.ts";
 import { placed } from "./settings/placed-errors.ts";
+import { deviceShape, offloadShape } from "./settings/schemas.ts";
 import { formatBytes, note } from "./terminal.ts";
-
-/** Flags that say where to compute. */
-export const deviceShape = {
-  device: z.enum(DEVICES).default("auto").describe("where to compute; auto: a GPU where one can be used"),
-  threads: z.number().int().positive().optional().describe("CPU threads (default: all); they ask for the CPU"),
-};
-
-/** A flag about the memory of a model's input embeddings. */
-export const offloadShape = {
-  offloadEmbedding: z
-    .boolean()
-    .default(false)
-    .describe(
-      "keep the input embeddings in host memory, for a GPU short of its own (not where the head is their table)",
-    ),
-};
 
 const modelSchema = z.strictObject({
   model: z.string().min(1).optional().describe("Hugging Face folder, .gguf file, adapter folder, or id on the hub"),

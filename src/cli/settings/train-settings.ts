@@ -1,80 +1,13 @@
-import { z } from "zod";
-import { adaLoraShape } from "../../peft/adalora-config.ts";
-import { loraSchema } from "../../peft/lora-config.ts";
+import type { z } from "zod";
 import { withoutUnsupported } from "../../peft/unsupported.ts";
 import { ALIASES, argumentsSchema } from "../../train/arguments.ts";
 import { FOREIGN_ARGUMENTS, withoutForeign } from "../../train/foreign-options.ts";
 import { parseSft, sftSchema } from "../../train/sft-config.ts";
 import { camelCase, OptionError, parseOptions } from "../../util/options.ts";
 import { UsageError } from "../exit.ts";
-import { deviceShape, offloadShape } from "../loading.ts";
 import { readConfigFile } from "./config-file.ts";
+import { adapterSchema, dataSchema, modelSchema, runSchema } from "./schemas.ts";
 import { type GivenSetting, SettingsTable } from "./table.ts";
-
-const modelSchema = z.strictObject({
-  model: z.string().min(1).describe("Hugging Face folder, .gguf file, or id on the hub (organisation/name)"),
-  revision: z.string().min(1).optional().describe("branch, tag or commit of a model of the hub"),
-  adapter: z.string().min(1).nullable().default(null).describe("go on training this LoRA adapter (folder or hub id)"),
-  loadIn4bit: z.boolean().optional().describe("quantise the frozen weights to NF4 (default: true)"),
-  loadIn8bit: z.boolean().default(false).describe("quantise the frozen weights to 8 bits"),
-  loadIn16bit: z.boolean().default(false).describe("keep the frozen weights in 16 bits"),
-  fullFinetuning: z.boolean().default(false).describe("train all weights instead of an adapter"),
-  dtype: z.enum(["float32", "bfloat16", "float16"]).nullable().default(null).describe("how other weights are kept"),
-  ...deviceShape,
-  fp8: z
-    .boolean()
-    .default(false)
-    .describe("multiply frozen weights, but the first and last layer's, in 8 bits on a GPU of capability 8.9 and up"),
-  ...offloadShape,
-});
-
-const dataSchema = z.strictObject({
-  data: z
-    .union([z.string().min(1), z.array(z.string().min(1)).min(1)])
-    .describe("training rows: file, folder or hub id"),
-  evalData: z
-    .union([z.string().min(1), z.array(z.string().min(1)).min(1)])
-    .nullable()
-    .default(null)
-    .describe("held-out rows"),
-  split: z.string().min(1).optional().describe('part of the data: train, "train[:1000]", "train[10%:]"'),
-  evalSplit: z.string().min(1).optional().describe("the same of the held-out rows (of data, without eval-data)"),
-  streaming: z
-    .boolean()
-    .nullable()
-    .default(null)
-    .describe("tokenise rows into a file and read them from there; left out: for data of 256 MiB and more"),
-  evalSize: z
-    .number()
-    .positive()
-    .nullable()
-    .default(null)
-    .describe("without eval-data: rows (or below 1 the share) of the data to hold out"),
-});
-
-const runSchema = z.strictObject({
-  output: z.string().min(1).default("outputs").describe("where the adapter and checkpoints go"),
-  resume: z
-    .union([z.boolean(), z.string().min(1)])
-    .default(false)
-    .describe("go on from a checkpoint folder; alone, from the latest of --output"),
-  earlyStoppingPatience: z
-    .number()
-    .int()
-    .positive()
-    .nullable()
-    .default(null)
-    .describe("stop after this many evaluations without a better metric-for-best-model"),
-});
-
-const peftType = z.enum(["LORA", "ADALORA"]).optional().describe("kind of adapter (default: LORA)");
-// A saved adapter's ranks are read from its file.
-const { rankPattern: _, ...adaLora } = adaLoraShape;
-
-const checkpointing = z
-  .union([z.boolean(), z.literal("unsloth")])
-  .optional()
-  .describe("activations to recompute: false, true, or unsloth: only what has to be (default: unsloth)");
 
 /** What Unsloth's examples set, where it differs from Hugging Face's defaults. */
 const DEFAULTS = {
@@ -127,7 +60,7 @@ export function trainingTable(method: TrainingMethod): SettingsTable {
       {
         name: "lora",
         heading: "Adapter:",
-        schema: loraSchema.extend({ useGradientCheckpointing: checkpointing, peftType, ...adaLora }),
+        schema: adapterSchema,
         defaults: { r: 16, loraAlpha: 16 },
         omit: ["inferenceMode", "taskType"],
       },
