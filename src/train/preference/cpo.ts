@@ -1,11 +1,10 @@
 import type { ScoredPair } from "../../data/preference-batch.ts";
-import { TrainingArguments, type TrainingArgumentsOptions } from "../arguments.ts";
-import { trainerFields } from "../trainer-fields.ts";
-import { ownValues, parseValues } from "./config.ts";
+import type { TrainingArguments, TrainingArgumentsOptions } from "../arguments.ts";
 import { CPO_KIND, CPOConfig, type CPOOptions, cpoLossValues } from "./cpo-config.ts";
 import { cpoLoss } from "./cpo-loss.ts";
 import { dataOptions, pairPlan } from "./pairs.ts";
 import { PreferenceTrainer, type PreferenceTrainerOptions, tokenizerOf, tracesWithoutDropout } from "./trainer.ts";
+import { trainerSettings } from "./trainer-settings.ts";
 
 export { CPOConfig, type CPOOptions, cpoSchema } from "./cpo-config.ts";
 
@@ -20,15 +19,11 @@ export interface CPOTrainerOptions extends PreferenceTrainerOptions, CPOOptions 
  */
 export class CPOTrainer extends PreferenceTrainer<ScoredPair> {
   constructor(given: CPOTrainerOptions) {
-    const options = trainerFields(CPO_KIND.owner, given, { settings: true });
-    const { model, tokenizer: _, processingClass: __, trainDataset, evalDataset, callbacks, ...rest } = options;
-    const { args: givenArgs, ...own } = rest;
     const { owner } = CPO_KIND;
-    const args = givenArgs instanceof TrainingArguments ? givenArgs : new CPOConfig(givenArgs);
-    const configured = args instanceof CPOConfig && ownValues(CPO_KIND, args);
-    const values = cpoLossValues(parseValues(CPO_KIND, own, configured));
+    const { options, args, values: own } = trainerSettings(CPO_KIND, CPOConfig, given);
+    const values = cpoLossValues(own);
     const tokenizer = tokenizerOf(owner, options);
-    const disableDropout = tracesWithoutDropout(owner, model, values, args);
+    const disableDropout = tracesWithoutDropout(owner, options.model, values, args);
     super(options, {
       owner,
       args,

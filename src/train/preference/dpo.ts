@@ -1,12 +1,11 @@
 import type { ScoredPair } from "../../data/preference-batch.ts";
-import { TrainingArguments, type TrainingArgumentsOptions } from "../arguments.ts";
-import { trainerFields } from "../trainer-fields.ts";
-import { ownValues, parseValues } from "./config.ts";
+import type { TrainingArguments, TrainingArgumentsOptions } from "../arguments.ts";
 import { DPO_KIND, DPOConfig, type DPOOptions, dpoLosses } from "./dpo-config.ts";
 import { dpoLoss, dpoReference } from "./dpo-loss.ts";
 import { dataOptions, pairPlan } from "./pairs.ts";
 import { planReference, type RefModel, useAdapter } from "./reference-plan.ts";
 import { PreferenceTrainer, type PreferenceTrainerOptions, tokenizerOf, tracesWithoutDropout } from "./trainer.ts";
+import { trainerSettings } from "./trainer-settings.ts";
 
 export { DPOConfig, type DPOOptions, dpoSchema } from "./dpo-config.ts";
 
@@ -24,12 +23,9 @@ export interface DPOTrainerOptions extends PreferenceTrainerOptions, DPOOptions 
  */
 export class DPOTrainer extends PreferenceTrainer<ScoredPair> {
   constructor(given: DPOTrainerOptions) {
-    const options = trainerFields(DPO_KIND.owner, given, { more: ["refModel"], settings: true });
-    const { model, tokenizer: _, processingClass: __, trainDataset, evalDataset, callbacks, ...rest } = options;
-    const { args: givenArgs, refModel, ...own } = rest;
     const { owner } = DPO_KIND;
-    const args = givenArgs instanceof TrainingArguments ? givenArgs : new DPOConfig(givenArgs);
-    const values = parseValues(DPO_KIND, own, args instanceof DPOConfig && ownValues(DPO_KIND, args));
+    const { options, args, values } = trainerSettings(DPO_KIND, DPOConfig, given, ["refModel"]);
+    const { model, refModel } = options;
     const losses = dpoLosses(values);
     const tokenizer = tokenizerOf(owner, options);
     useAdapter(owner, model, values.modelAdapterName);

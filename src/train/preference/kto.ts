@@ -1,18 +1,17 @@
 import { type Dataset, type Row, tokenizeUnpaired } from "../../data/index.ts";
 import { answerLength, collateUnpaired, type ScoredAnswer } from "../../data/preference-batch.ts";
 import { OptionError } from "../../util/options.ts";
-import { TrainingArguments, type TrainingArgumentsOptions } from "../arguments.ts";
+import type { TrainingArguments, TrainingArgumentsOptions } from "../arguments.ts";
 import type { BatchSource } from "../batches.ts";
 import type { LogRow } from "../callbacks.ts";
 import type { PredictionOutput } from "../trainer.ts";
-import { trainerFields } from "../trainer-fields.ts";
-import { ownValues, parseValues } from "./config.ts";
 import { KTO_KIND, KTOConfig, type KTOOptions } from "./kto-config.ts";
 import { withMeansByKind } from "./kto-logs.ts";
 import { ktoLoss, ktoReference } from "./kto-loss.ts";
 import { dataOptions, longestRow } from "./pairs.ts";
 import { planReference, type RefModel, useAdapter } from "./reference-plan.ts";
 import { PreferenceTrainer, type PreferenceTrainerOptions, tokenizerOf, tracesWithoutDropout } from "./trainer.ts";
+import { trainerSettings } from "./trainer-settings.ts";
 
 export { KTOConfig, type KTOOptions, ktoSchema } from "./kto-config.ts";
 
@@ -30,13 +29,9 @@ export interface KTOTrainerOptions extends PreferenceTrainerOptions, KTOOptions 
  */
 export class KTOTrainer extends PreferenceTrainer<ScoredAnswer> {
   constructor(given: KTOTrainerOptions) {
-    const options = trainerFields(KTO_KIND.owner, given, { more: ["refModel"], settings: true });
-    const { model, tokenizer: _, processingClass: __, trainDataset, evalDataset, callbacks, ...rest } = options;
-    const { args: givenArgs, refModel, ...own } = rest;
     const { owner } = KTO_KIND;
-    const args = givenArgs instanceof TrainingArguments ? givenArgs : new KTOConfig(givenArgs);
-    const configured = args instanceof KTOConfig && ownValues(KTO_KIND, args);
-    const values = parseValues(KTO_KIND, own, configured);
+    const { options, args, values } = trainerSettings(KTO_KIND, KTOConfig, given, ["refModel"]);
+    const { model, refModel } = options;
     const { lossType, desirableWeight, undesirableWeight, maxLength } = values;
     const mismatched = lossType === "kto";
     if (mismatched && args.perDeviceTrainBatchSize < 2) {

@@ -1,11 +1,10 @@
 import type { ScoredPair } from "../../data/preference-batch.ts";
-import { TrainingArguments, type TrainingArgumentsOptions } from "../arguments.ts";
-import { trainerFields } from "../trainer-fields.ts";
-import { ownValues, parseValues } from "./config.ts";
+import type { TrainingArguments, TrainingArgumentsOptions } from "../arguments.ts";
 import { ORPO_KIND, ORPOConfig, type ORPOOptions } from "./orpo-config.ts";
 import { orpoLoss } from "./orpo-loss.ts";
 import { dataOptions, pairPlan } from "./pairs.ts";
 import { PreferenceTrainer, type PreferenceTrainerOptions, tokenizerOf, tracesWithoutDropout } from "./trainer.ts";
+import { trainerSettings } from "./trainer-settings.ts";
 
 export { ORPOConfig, type ORPOOptions, orpoSchema } from "./orpo-config.ts";
 
@@ -20,15 +19,10 @@ export interface ORPOTrainerOptions extends PreferenceTrainerOptions, ORPOOption
  */
 export class ORPOTrainer extends PreferenceTrainer<ScoredPair> {
   constructor(given: ORPOTrainerOptions) {
-    const options = trainerFields(ORPO_KIND.owner, given, { settings: true });
-    const { model, tokenizer: _, processingClass: __, trainDataset, evalDataset, callbacks, ...rest } = options;
-    const { args: givenArgs, ...own } = rest;
     const { owner } = ORPO_KIND;
-    const args = givenArgs instanceof TrainingArguments ? givenArgs : new ORPOConfig(givenArgs);
-    const configured = args instanceof ORPOConfig && ownValues(ORPO_KIND, args);
-    const values = parseValues(ORPO_KIND, own, configured);
+    const { options, args, values } = trainerSettings(ORPO_KIND, ORPOConfig, given);
     const tokenizer = tokenizerOf(owner, options);
-    const disableDropout = tracesWithoutDropout(owner, model, values, args);
+    const disableDropout = tracesWithoutDropout(owner, options.model, values, args);
     super(options, {
       owner,
       args,
