@@ -10,7 +10,7 @@ const STEP_BYTES = 512 * 2 ** 20;
  */
 export function downloadLines(
   id: string,
-  stream: Pick<NodeJS.WriteStream, "isTTY" | "write"> = process.stderr,
+  stream: Pick<NodeJS.WriteStream, "isTTY" | "write"> & { readonly columns?: number } = process.stderr,
 ): (progress: HubProgress) => void {
   let next = 0;
   let started = Number.NaN;
@@ -21,7 +21,9 @@ export function downloadLines(
     const seconds = (performance.now() - started) / 1000;
     const rate = seconds > 0.5 ? `, ${formatBytes((done - before) / seconds)}/s` : "";
     const text = `${id}: ${formatBytes(done)} of ${formatBytes(total)}, ${files.done} of ${files.total} files${rate}`;
-    if (stream.isTTY) stream.write(`\r\x1b[K${text}${complete ? "\n" : ""}`);
+    // A line that wraps could not be drawn over.
+    const shown = text.slice(0, (stream.columns || Number.POSITIVE_INFINITY) - 1);
+    if (stream.isTTY) stream.write(`\r\x1b[K${shown}${complete ? "\n" : ""}`);
     else if (complete || done >= next) {
       stream.write(`${text}\n`);
       next = done + STEP_BYTES;

@@ -279,7 +279,7 @@ async function makeFolder(folder: string): Promise<void> {
   try {
     await mkdir(folder, { recursive: true });
   } catch (cause) {
-    const message = `cacheDir: ${folder} cannot be made (${reason(cause)}); pass another cacheDir, or null for none`;
+    const message = `cacheDir: ${folder} cannot be made (${reason(cause)}); set XDG_CACHE_HOME, or pass another cacheDir, or null for none`;
     throw new Error(message, { cause });
   }
 }

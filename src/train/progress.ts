@@ -11,6 +11,8 @@ export interface ProgressOptions {
 /** What of a stream is used. */
 export interface ProgressStream {
   readonly isTTY?: boolean;
+  /** Of the terminal; a line is as long as it is when left out. */
+  readonly columns?: number;
   write(text: string): unknown;
 }
 
@@ -85,8 +87,13 @@ export class ProgressCallback implements TrainerCallback {
 
   private draw(state: CallbackContext["state"], phase = ""): void {
     if (!this.stream.isTTY) return;
-    const filled = Math.min(BAR, Math.round((BAR * state.globalStep) / state.maxSteps));
-    this.stream.write(`\r\x1b[K|${"█".repeat(filled)}${" ".repeat(BAR - filled)}| ${this.status(state)}${phase}`);
+    // A line that wraps could not be drawn over: in a narrow terminal the bar goes first, then the end of the words.
+    const width = (this.stream.columns || Number.POSITIVE_INFINITY) - 1;
+    const text = `${this.status(state)}${phase}`;
+    const bar = Math.min(BAR, width - text.length - 3);
+    const filled = Math.min(bar, Math.round((bar * state.globalStep) / state.maxSteps));
+    const line = bar < 1 ? text.slice(0, width) : `|${"█".repeat(filled)}${" ".repeat(bar - filled)}| ${text}`;
+    this.stream.write(`\r\x1b[K${line}`);
   }
 
   private status({ globalStep, maxSteps, numInputTokensSeen }: CallbackContext["state"]): string {

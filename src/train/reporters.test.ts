@@ -117,3 +117,21 @@ test("a terminal shows a bar below the rows", async () => {
   assert.match(text(), /\|█{24}\| step 2\/2/);
   assert.ok(text().endsWith("\n"));
 });
+
+test("in a narrow terminal no line wraps: a shorter bar, or none", async () => {
+  for (const [columns, first] of [
+    [60, /^\| {12,24}\| step 0\/2/],
+    [40, /^\|? *\|? ?step 0\/2/],
+    [20, /^step 0\/2, /],
+  ] as const) {
+    const { stream, text } = capture(true);
+    await trainWith({}, [new ProgressCallback({ memory, stream: { ...stream, columns } })]);
+    const drawn = text()
+      .split("\r\x1b[K")
+      .slice(1)
+      .map((line) => line.trimEnd())
+      .filter((line) => !line.startsWith("{"));
+    assert.match(drawn[0]!, first);
+    assert.ok(drawn.length >= 5 && drawn.every((line) => line.length < columns), `${columns}: ${drawn.join("\n")}`);
+  }
+});
