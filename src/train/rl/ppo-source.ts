@@ -62,7 +62,8 @@ export class PPOSource implements BatchSource {
     const { length } = this.prompts;
     const sampler = Sampler.fromState({ length, seed, shuffle, epoch, position: 0 }, length);
     const order = sampler.nextBatch(length);
-    for (let index = skip / this.windowSize; index < this.rollouts; index++) {
+    // A rollout that a training with other sizes was in the middle of cannot be gone on with: it is made again.
+    for (let index = Math.floor(skip / this.windowSize); index < this.rollouts; index++) {
       const rows = Array.from(order.slice(index * batchSize, (index + 1) * batchSize), (row) => this.prompts[row]!);
       const draw = generationSeed(seed, epoch * this.rollouts + index, batchSize);
       const { experiences, width } = await this.policy.rollout(rows, draw);

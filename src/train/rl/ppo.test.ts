@@ -8,6 +8,7 @@ import { relativeError } from "../../testing/kernels.ts";
 import { tinyModel } from "../../testing/tiny-model.ts";
 import { inFolder, openBackend, tinyPeft, trainedBytes, withoutSpeed } from "../tiny-training.test.support.ts";
 import { addValueAdapter, PPOConfig, PPOTrainer, type PPOTrainerOptions } from "./ppo.ts";
+import { PPOSource } from "./ppo-source.ts";
 import type { RewardFunction } from "./rewards.ts";
 import { wordTokenizer } from "./rl.test.support.ts";
 
@@ -141,6 +142,25 @@ test("samples that are shown do not count in the metrics of training", async () 
     const counts = ppo.state.logHistory.filter((row) => "completions" in row).map(({ completions }) => completions);
     assert.deepEqual(counts, [8, 8]);
   });
+});
+
+test("a rollout that was left half way, by a training with other sizes, is made again whole", async () => {
+  const calls: { prompts: number[]; seed: number }[] = [];
+  const prompts = rows.map(({ prompt }, i) => ({ prompt, ids: [i], columns: {} }));
+  const policy = {
+    async rollout(some: typeof prompts, seed: number) {
+      calls.push({ prompts: some.map(({ ids }) => ids[0]!), seed });
+      return { experiences: [], width: 1 };
+    },
+    state: () => ({}),
+    restore: () => {},
+  };
+  const sizes = { batchSize: 8, miniBatchSize: 8, perDeviceTrainBatchSize: 8, numPpoEpochs: 2, numMiniBatches: 1 };
+  const source = new PPOSource(prompts, { ...sizes, seed: 3, shuffleDataset: false }, policy as never);
+  for (const skip of [4, 5]) for await (const _ of source.batches(0, 8, skip)) assert.fail("no batches of nothing");
+  assert.deepEqual(calls[0]!.prompts, [8, 9, 10, 11, 12, 13, 14, 15]);
+  assert.deepEqual(calls[1], calls[0]);
+  assert.equal(calls.length, 2);
 });
 
 test("a rolloutFunc's completions are checked", async () => {

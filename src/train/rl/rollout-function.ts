@@ -28,17 +28,15 @@ export function checkedRollouts(make: RolloutFunction, rules: CompletionRules): 
       const found = Array.isArray(made) ? `${made.length} completions` : typeof made;
       throw new Error(`rolloutFunc gave ${found}; expected ${count} lists of token ids`);
     }
-    made.forEach((ids, i) => void checkCompletion(ids, i, rules));
+    for (const [i, ids] of made.entries()) checkCompletion(ids, i, rules);
     return made;
   };
 }
 
 function checkCompletion(ids: unknown, index: number, { vocabSize, shortest }: CompletionRules): void {
-  const fail = (message: string): never => {
-    throw new Error(`rolloutFunc: completion ${index} ${message}`);
-  };
-  if (!Array.isArray(ids)) return fail(`is a ${typeof ids}; expected a list of token ids`);
-  if (ids.length < shortest) fail("is empty; expected at least one token");
+  const wrongly = (what: string): Error => new Error(`rolloutFunc: completion ${index} ${what}`);
+  if (!Array.isArray(ids)) throw wrongly(`is a ${typeof ids}; expected a list of token ids`);
+  if (ids.length < shortest) throw wrongly("is empty; expected at least one token");
   const wrong = ids.findIndex((id) => !(Number.isInteger(id) && id >= 0 && id < vocabSize));
-  if (wrong >= 0) fail(`has the token ${ids[wrong]}; expected whole numbers from 0 to ${vocabSize - 1}`);
+  if (wrong >= 0) throw wrongly(`has the token ${ids[wrong]}; expected whole numbers from 0 to ${vocabSize - 1}`);
 }
