@@ -11,11 +11,22 @@ export interface ForeignOption {
 
 export type ForeignOptions = Readonly<Record<string, ForeignOption>>;
 
-const noEffect = (because: string, names: readonly string[]): ForeignOptions =>
+/** Names of options that change nothing. */
+export const noEffect = (because: string, names: readonly string[]): ForeignOptions =>
   Object.fromEntries(names.map((name) => [name, { because }]));
 
-const unsupported = (because: string, names: readonly string[], only: readonly unknown[] = [null, false, ""]) =>
+/** Names of options that cannot be had: accepted are only values that ask for nothing. */
+export const unsupported = (because: string, names: readonly string[], only: readonly unknown[] = [null, false, ""]) =>
   Object.fromEntries(names.map((name) => [name, { because, only }]));
+
+/** Options of TRL's configurations of trainers that learn from rows. */
+export const ROWS_FOREIGN: ForeignOptions = {
+  datasetNumProc: { because: "rows are prepared in one process" },
+  padToMultipleOf: { because: "batches are padded at their end, to lengths that few programs serve" },
+  trustRemoteCode: { because: "no code is loaded with a model" },
+  padToken: { because: "padding is not part of any sequence", only: [null] },
+  modelInitKwargs: { because: "give the model loaded", only: [null] },
+};
 
 const ONE_PROCESS = "training runs in one process";
 

@@ -4,7 +4,7 @@ import { parseOptions } from "../util/options.ts";
 import type { TrainingArgumentsOptions } from "./arguments.ts";
 import { configClass } from "./config-class.ts";
 import { activationShape, splitConfig } from "./config-options.ts";
-import { type ForeignOptions, withoutForeign } from "./foreign-options.ts";
+import { type ForeignOptions, ROWS_FOREIGN, withoutForeign } from "./foreign-options.ts";
 import { renamed } from "./option-names.ts";
 
 /** What supervised fine-tuning adds to TrainingArguments (TRL's SFTConfig). */
@@ -38,19 +38,15 @@ export type SFTValues = z.output<typeof sftSchema>;
 
 /** TRL's options that steer nothing here. */
 const FOREIGN: ForeignOptions = {
-  datasetNumProc: { because: "rows are prepared in one process" },
+  ...ROWS_FOREIGN,
   datasetBatchSize: { because: "rows are prepared one by one" },
   paddingFree: { because: "batches never have padding between sequences" },
-  padToMultipleOf: { because: "batches are padded at their end, to lengths that few programs serve" },
   useLigerLoss: { because: "the loss never makes whole logits anyway" },
-  trustRemoteCode: { because: "no code is loaded with a model" },
   datasetKwargs: { because: "rows are always prepared", only: [null] },
   truncationMode: { because: "rows are cut at their end", only: [null, "keep_start"] },
   lossType: { because: "give another loss as computeLoss", only: [null, "nll", "chunked_nll"] },
   chatTemplatePath: { because: "set the template on the tokenizer", only: [null] },
   eosToken: { because: "the tokenizer says which it is", only: [null] },
-  padToken: { because: "padding is not part of any sequence", only: [null] },
-  modelInitKwargs: { because: "give the model loaded", only: [null] },
   routerAuxLossCoef: { because: "models here have no experts", only: [null, 0] },
 };
 

@@ -3,7 +3,7 @@ import { OptionError, parseOptions } from "../../util/options.ts";
 import type { TrainingArgumentsOptions } from "../arguments.ts";
 import { configClass } from "../config-class.ts";
 import { activationShape, type ConfigShape, splitConfig } from "../config-options.ts";
-import { type ForeignOptions, withoutForeign } from "../foreign-options.ts";
+import { type ForeignOptions, ROWS_FOREIGN, withoutForeign } from "../foreign-options.ts";
 import { renamed } from "../option-names.ts";
 
 const length = () => z.number().int().positive().nullable();
@@ -45,16 +45,12 @@ export const referenceShape = {
 export const positive = () => z.number().positive();
 
 const ANSWER_FOREIGN: ForeignOptions = {
-  datasetNumProc: { because: "rows are prepared in one process" },
+  ...ROWS_FOREIGN,
   paddingFree: { because: "batches never have padding between sequences" },
-  padToMultipleOf: { because: "batches are padded at their end, to lengths that few programs serve" },
   paddingValue: { because: "padding is not part of any sequence" },
   labelPadTokenId: { because: "labels are -100 where nothing is trained", only: [null, -100] },
-  padToken: { because: "padding is not part of any sequence", only: [null] },
   useLigerLoss: { because: "the loss never makes whole logits anyway" },
   useLogitsToKeep: { because: "the loss never makes whole logits anyway" },
-  trustRemoteCode: { because: "no code is loaded with a model" },
-  modelInitKwargs: { because: "give the model loaded", only: [null] },
   routerAuxLossCoef: { because: "models here have no experts", only: [null, 0] },
   isEncoderDecoder: { because: "models here are decoders", only: [null, false] },
   generateDuringEval: { because: "generate from the model in a callback's onEvaluate", only: [null, false] },

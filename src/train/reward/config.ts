@@ -2,7 +2,7 @@ import { z } from "zod";
 import type { TrainingArgumentsOptions } from "../arguments.ts";
 import { configClass } from "../config-class.ts";
 import { activationShape, splitConfig } from "../config-options.ts";
-import type { ForeignOptions } from "../foreign-options.ts";
+import { type ForeignOptions, ROWS_FOREIGN } from "../foreign-options.ts";
 
 /** What reward modelling adds to TrainingArguments (TRL's RewardConfig). */
 export const rewardSchema = z.strictObject({
@@ -26,13 +26,9 @@ export type RewardValues = z.output<typeof rewardSchema>;
 
 /** TRL's options that steer nothing here. */
 const FOREIGN: ForeignOptions = {
-  datasetNumProc: { because: "rows are prepared in one process" },
-  padToMultipleOf: { because: "batches are padded at their end, to lengths that few programs serve" },
-  trustRemoteCode: { because: "no code is loaded with a model" },
+  ...ROWS_FOREIGN,
   chatTemplatePath: { because: "set the template on the tokenizer", only: [null] },
   eosToken: { because: "the tokenizer says which it is", only: [null] },
-  padToken: { because: "padding is not part of any sequence", only: [null] },
-  modelInitKwargs: { because: "give the model loaded", only: [null] },
 };
 
 /** Where TRL's defaults are not TrainingArguments'. */

@@ -1,10 +1,4 @@
-import type { ForeignOptions } from "../foreign-options.ts";
-
-const noEffect = (because: string, names: readonly string[]): ForeignOptions =>
-  Object.fromEntries(names.map((name) => [name, { because }]));
-
-const unsupported = (because: string, names: readonly string[], only: readonly unknown[] = [null, false]) =>
-  Object.fromEntries(names.map((name) => [name, { because, only }]));
+import { type ForeignOptions, noEffect, unsupported } from "../foreign-options.ts";
 
 /** TRL's options that steer nothing here, whichever trainer learns from what its model generates. */
 export const RL_FOREIGN: ForeignOptions = {
