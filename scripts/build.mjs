@@ -10,6 +10,13 @@ import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { buildNative } from "./build-native.mjs";
 
+const [major, minor] = process.versions.node.split(".").map(Number);
+if (major < 20 || (major === 20 && minor < 19)) {
+  console.error(`Node.js 20.19 or newer is needed to build this package; this is ${process.versions.node}`);
+  // Where the package is only installed, it runs its WebAssembly build.
+  process.exit(process.argv[2] === "install" ? 0 : 1);
+}
+
 const root = join(import.meta.dirname, "..");
 const { values, positionals: parts } = parseArgs({
   allowPositionals: true,

@@ -13,4 +13,9 @@ process.on("warning", (warning) => {
   else printWarning?.(warning);
 });
 
+const [major = 0, minor = 0] = process.versions.node.split(".").map(Number);
+if (major < 20 || (major === 20 && minor < 19)) {
+  note(`note: this is Node.js ${process.versions.node}; 20.19 or newer is needed, older ones are not tested`);
+}
+
 process.exitCode = await run(process.argv.slice(2));

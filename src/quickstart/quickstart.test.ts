@@ -1,10 +1,11 @@
 import assert from "node:assert/strict";
+import { spawnSync } from "node:child_process";
 import { createHash } from "node:crypto";
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, test } from "node:test";
-import { pathToFileURL } from "node:url";
+import { fileURLToPath, pathToFileURL } from "node:url";
 import { FastLanguageModel, loadTokenizer } from "../api/fast-language-model.ts";
 import { openCpuBackend } from "../backends/cpu/backend.ts";
 import { generate, promptIds } from "../index.ts";
@@ -63,6 +64,18 @@ test("it loads in 4 bits and answers what it was pre-trained for", async () => {
     ["42", "68"],
   );
   backend.dispose();
+});
+
+test("options that are none end in one line and an exit code", () => {
+  const entry = fileURLToPath(new URL(import.meta.url.endsWith(".ts") ? "main.ts" : "main.js", import.meta.url));
+  const run = (...args: string[]) => {
+    const { status, stderr } = spawnSync(process.execPath, [...process.execArgv, entry, ...args], { encoding: "utf8" });
+    return [status, stderr.trimEnd()];
+  };
+  assert.deepEqual(run("--threads", "two"), [1, 'quickstart: --threads: found "two"; expected a whole number']);
+  const [status, said] = run("--steps", "3");
+  assert.equal(status, 1);
+  assert.match(String(said), /^quickstart: Unknown option '--steps'[^\n]*$/);
 });
 
 test("three steps write an adapter, the rows and both reports", async () => {
