@@ -51,3 +51,13 @@ export async function* windows(
   }
   if (window.length > 0) yield window;
 }
+
+/** A window's microbatches by the update they are for: one, unless they say otherwise. */
+export function updatesOf(window: readonly Batch[]): Batch[][] {
+  const updates: Batch[][] = [];
+  for (const [i, batch] of window.entries()) {
+    if (i > 0 && batch.update === window[i - 1]!.update) updates.at(-1)!.push(batch);
+    else updates.push([batch]);
+  }
+  return updates;
+}

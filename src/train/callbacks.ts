@@ -132,3 +132,17 @@ export class CallbackList {
     return byName;
   }
 }
+
+/** What a checkpoint keeps of the control, as transformers has it. */
+export function controlState(control: TrainerControl): CallbackState {
+  return {
+    args: {
+      should_epoch_stop: control.shouldEpochStop,
+      should_evaluate: control.shouldEvaluate,
+      should_log: control.shouldLog,
+      should_save: control.shouldSave,
+      should_training_stop: control.shouldTrainingStop,
+    },
+    attributes: {},
+  };
+}

@@ -2,6 +2,7 @@ import { join } from "node:path";
 import type { Backend, DeviceTensor } from "../backends/backend.ts";
 import { openSafetensors, openSafetensorsFolder } from "../formats/safetensors.ts";
 import type { CheckpointPolicy } from "../graph/plan.ts";
+import { numel } from "../graph/types.ts";
 import { availableMemory } from "../models/load/available-memory.ts";
 import type { CausalLM } from "../models/model.ts";
 import { saveModel } from "../models/save.ts";
@@ -112,3 +113,13 @@ export function asTrainable(model: PeftModel | CausalLM, budget: number | null =
 
 const byName = (trainables: readonly Trainable[]): Map<string, DeviceTensor> =>
   new Map(trainables.map(({ name, tensor }) => [name, tensor]));
+
+/** As transformers' num_parameters(exclude_embeddings=True), an adapter's own parameters included. */
+export function parametersBesidesEmbedding(model: TrainableModel): number {
+  const { parameters } = model.lm;
+  const tensors = new Set(
+    [...parameters].filter(([name]) => name !== "model.embed_tokens.weight").map(([, tensor]) => tensor),
+  );
+  for (const { tensor, embedding } of model.trainables) if (!embedding) tensors.add(tensor);
+  return [...tensors].reduce((sum, { shape }) => sum + numel(shape), 0);
+}

@@ -1,12 +1,11 @@
 import { existsSync } from "node:fs";
 import { basename, join } from "node:path";
 import { type Batch, batchWeight } from "../data/collate.ts";
-import { numel } from "../graph/types.ts";
 import type { LearningRate } from "../optim/learning-rate.ts";
 import { knownOptions, OptionError } from "../util/options.ts";
-import { windows } from "./batches.ts";
+import { updatesOf, windows } from "./batches.ts";
 import { metricValue } from "./best-metric.ts";
-import type { CallbackState, LogRow, TrainerControl } from "./callbacks.ts";
+import { controlState, type LogRow } from "./callbacks.ts";
 import { type Course, courseChanges, type DataPosition, loadCheckpoint, saveCheckpoint } from "./checkpoint.ts";
 import {
   checkpointFolder,
@@ -18,6 +17,7 @@ import {
 import { round } from "./evaluation.ts";
 import { Interrupt, TrainingInterrupted } from "./interrupt.ts";
 import { LossLog } from "./loss-log.ts";
+import { parametersBesidesEmbedding } from "./trainable.ts";
 import type { Trainer } from "./trainer.ts";
 
 export interface TrainOptions {
@@ -56,7 +56,7 @@ export class TrainingRun {
     this.trainer = trainer;
     this.rate = trainer.newLearningRate();
     this.lossLog = new LossLog(trainer.args.loggingNanInfFilter);
-    this.flopsPerToken = 6 * parametersBesidesEmbedding(trainer);
+    this.flopsPerToken = 6 * parametersBesidesEmbedding(trainer.options.model);
   }
 
   async train(options: TrainOptions): Promise<TrainOutput> {
@@ -294,37 +294,4 @@ export class TrainingRun {
       data_seed: args.dataSeed ?? args.seed,
     };
   }
-}
-
-/** A window's microbatches by the update they are for: one, unless they say otherwise. */
-function updatesOf(window: readonly Batch[]): Batch[][] {
-  const updates: Batch[][] = [];
-  for (const [i, batch] of window.entries()) {
-    if (i > 0 && batch.update === window[i - 1]!.update) updates.at(-1)!.push(batch);
-    else updates.push([batch]);
-  }
-  return updates;
-}
-
-function controlState(control: TrainerControl): CallbackState {
-  return {
-    args: {
-      should_epoch_stop: control.shouldEpochStop,
-      should_evaluate: control.shouldEvaluate,
-      should_log: control.shouldLog,
-      should_save: control.shouldSave,
-      should_training_stop: control.shouldTrainingStop,
-    },
-    attributes: {},
-  };
-}
-
-/** As transformers' num_parameters(exclude_embeddings=True), an adapter's own parameters included. */
-function parametersBesidesEmbedding({ options: { model } }: Trainer): number {
-  const { parameters } = model.lm;
-  const tensors = new Set(
-    [...parameters].filter(([name]) => name !== "model.embed_tokens.weight").map(([, tensor]) => tensor),
-  );
-  for (const { tensor, embedding } of model.trainables) if (!embedding) tensors.add(tensor);
-  return [...tensors].reduce((sum, { shape }) => sum + numel(shape), 0);
 }
