@@ -4,7 +4,7 @@ import type { DeviceTensor } from "../backends/backend.ts";
 import { FrozenAdapter, hasEffect, type LoraAdapter } from "../peft/index.ts";
 import type { TrainingArguments } from "./arguments.ts";
 import { TRAINING } from "./checkpoint.ts";
-import { getLastCheckpoint } from "./checkpoint-folders.ts";
+import { getLastCheckpoint, tidyCheckpoints } from "./checkpoint-folders.ts";
 import { readTensors, writeTensors } from "./tensor-files.ts";
 import type { TrainOptions } from "./training-run.ts";
 
@@ -46,6 +46,8 @@ export class InitialAdapter {
    */
   async begin({ resumeFromCheckpoint }: TrainOptions, args: TrainingArguments, forget: () => void): Promise<void> {
     const from = resumeFromCheckpoint ?? args.resumeFromCheckpoint;
+    // Before the last one is looked for: resuming does so too.
+    await tidyCheckpoints(args.outputDir);
     const folder = from === true ? await getLastCheckpoint(args.outputDir) : from;
     // What cannot be resumed is no reason to have another reference; resuming says what is wrong with it.
     if (!folder || !existsSync(join(folder, TRAINING))) return this.take(forget);

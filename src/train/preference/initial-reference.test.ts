@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { existsSync } from "node:fs";
-import { truncate } from "node:fs/promises";
+import { rename, truncate } from "node:fs/promises";
 import { join } from "node:path";
 import { test } from "node:test";
 import { getPeftModel, PeftModel } from "../../peft/index.ts";
@@ -107,6 +107,20 @@ test("a training that began with a new adapter goes on with the base model as it
       const resume = { outputDir, resumeFromCheckpoint: true };
       assert.deepEqual(await run("dpo", { model, options: resume, evaluates }), straight);
     }
+  });
+});
+
+test("a checkpoint whose replacement was interrupted has its reference, too", async () => {
+  const straight = await run("dpo", { model: await policyModel() });
+  await inFolder(async (outputDir) => {
+    const saves = { outputDir, saveStrategy: "steps", saveSteps: 3 };
+    await run("dpo", { model: await policyModel(), options: saves, stopAt: 3 });
+    // As a process leaves it that ends between the two renamings.
+    const aside = join(outputDir, ".replaced-checkpoint-3");
+    await rename(join(outputDir, "checkpoint-3"), aside);
+    const model = await PeftModel.fromPretrained(await baseModel(), aside, { isTrainable: true });
+    const resumed = await run("dpo", { model, options: { outputDir, resumeFromCheckpoint: true } });
+    assert.deepEqual(resumed, straight);
   });
 });
 
