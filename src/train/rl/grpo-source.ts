@@ -91,8 +91,11 @@ export class GRPOSource implements BatchSource {
 
   /** A new one, or that which is held when a resumed run goes on in the middle of it. */
   private async generation(epoch: number, index: number, order: Uint32Array, begun: boolean): Promise<Generation> {
-    if (begun && this.held?.epoch === epoch && this.held.index === index) return this.held;
     const { seed, numGenerations, generationBatchSize } = this.options;
+    const { held } = this;
+    // One of another size is of a training with other settings: parts of a step would be empty.
+    const fits = held?.epoch === epoch && held.index === index && held.samples.length === generationBatchSize;
+    if (begun && fits) return held;
     const count = this.promptsPerGeneration;
     const rows = Array.from(order.subarray(index * count, (index + 1) * count), (row) => this.prompts[row]!);
     const number = epoch * this.generations + index;

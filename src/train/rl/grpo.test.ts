@@ -107,6 +107,30 @@ test("a run resumed in the middle of a generation is the one that was not stoppe
   });
 });
 
+test("a generation of another size, left half way, is made again", async () => {
+  await inFolder(async (outputDir) => {
+    const half = {
+      perDeviceTrainBatchSize: 4,
+      numGenerations: 4,
+      stepsPerGeneration: 2,
+      saveStrategy: "steps",
+      saveSteps: 1,
+    };
+    using first = await trainer({ ...half, outputDir, maxSteps: 1 });
+    await first.train();
+    const sizes: number[] = [];
+    const counting: RewardFunction = ({ completions }) => {
+      sizes.push(completions.length);
+      return completions.map((_, i) => i);
+    };
+    const longer = { ...half, stepsPerGeneration: 4, outputDir, maxSteps: 4, resumeFromCheckpoint: true };
+    using second = await trainer(longer, { rewardFuncs: counting });
+    await second.train();
+    assert.deepEqual(sizes, [16]);
+    assert.equal(second.state.globalStep, 4);
+  });
+});
+
 test("the same seed makes the same completions, another one others", async () => {
   const seen: string[] = [];
   for (const seed of [1, 1, 2]) {
