@@ -113,7 +113,7 @@ test("a generation of another size, left half way, is made again", async () => {
       perDeviceTrainBatchSize: 4,
       numGenerations: 4,
       stepsPerGeneration: 2,
-      saveStrategy: "steps",
+      saveStrategy: "steps" as const,
       saveSteps: 1,
     };
     using first = await trainer({ ...half, outputDir, maxSteps: 1 });
