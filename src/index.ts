@@ -1,3 +1,4 @@
+/// <reference lib="esnext.disposable" preserve="true" />
 /** Fine-tune open LLMs with LoRA and QLoRA: the public API. */
 import { hintAtPythonNames } from "./api/python-names.ts";
 

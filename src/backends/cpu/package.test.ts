@@ -44,3 +44,8 @@ test("the headers are found beside the package, where npm puts them, and are mis
     rmSync(folder, { recursive: true });
   }
 });
+
+test("the types bring the library they need: they compile where target is es2022", () => {
+  const types = readFileSync(new URL("../../index.ts", import.meta.url.replace("/dist/", "/src/")), "utf8");
+  assert.match(types, /^\/\/\/ <reference lib="esnext\.disposable" preserve="true" \/>\n/);
+});
