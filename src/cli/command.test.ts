@@ -82,6 +82,9 @@ test("usage errors exit with 2 and name the nearest", async () => {
   const command = await here("trian");
   assert.equal(command.code, 2);
   assert.match(command.stderr, /unknown command "trian"; did you mean "train"\?/);
+  const withFlags = await here("finetune", "--model", "x");
+  assert.equal(withFlags.code, 2);
+  assert.match(withFlags.stderr, /unknown command "finetune" \(there are .*train/);
   const missing = await here("train");
   assert.equal(missing.code, 2);
   assert.match(missing.stderr, /data is missing|model is missing/);

@@ -50,7 +50,12 @@ export function createProgram(): CliCommand {
 /** Runs one command line (without `node unsloth`), says what goes wrong, and gives the exit code: 0, 1 or 2. */
 export async function run(args: readonly string[]): Promise<number> {
   try {
-    await createProgram().parseAsync([...args], { from: "user" });
+    const program = createProgram();
+    const [first = "-"] = args;
+    const known =
+      first.startsWith("-") || first === "help" || program.commands.some((command) => command.name() === first);
+    // Of a command that there is not, flags are of no interest.
+    await program.parseAsync(known ? [...args] : [first], { from: "user" });
     return 0;
   } catch (error) {
     const text = errorText(error, Boolean(process.env.UNSLOTH_DEBUG));
