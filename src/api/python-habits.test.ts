@@ -20,6 +20,7 @@ import {
   SFTTrainer,
   StreamingDataset,
   TrainingArguments,
+  trainOnResponsesOnly,
 } from "../index.ts";
 
 const modelName = fileURLToPath(new URL("../../models/tiny-math", import.meta.url));
@@ -169,6 +170,32 @@ test("data sets: options in snake_case; unknown ones are errors", () => {
     8,
   );
   assert.throws(() => texts.map((row) => row, js({ remove_columns: ["text"] })), /map: .*removeColumns\(names\)/);
+});
+
+test("Dataset.load: files are given, options checked", async () => {
+  await assert.rejects(Dataset.load("json", js({ data_files: "x.jsonl" })), /give the files themselves/);
+  await assert.rejects(Dataset.load("x.jsonl", js({ spilt: "train" })), /did you mean "split"/);
+  await assert.rejects(StreamingDataset.load({ path: "x" } as never), /expected a path/);
+  await assert.rejects(Dataset.fromJsonl(undefined as never), /expected a path/);
+});
+
+test("conversations: applyChatTemplate's options in snake_case, variables of the template, what is not a conversation", () => {
+  const messages = [{ role: "user", content: "hi" }];
+  const wanted = tokenizer.applyChatTemplate(messages, { addGenerationPrompt: true });
+  const given = { tokenize: true, add_generation_prompt: true, return_tensors: "pt", enable_thinking: false };
+  assert.deepEqual(tokenizer.applyChatTemplate(messages, js(given)), wanted);
+  const chat_template = "{{ greeting }}{% if add_generation_prompt %}!{% endif %}";
+  const custom = { tokenize: false, chat_template, greeting: "hello", add_generation_prompt: true };
+  assert.equal(tokenizer.applyChatTemplate(messages, js(custom)) as unknown, "hello!");
+  assert.throws(() => tokenizer.applyChatTemplate(messages, js({ addGenerationPromt: true })), /did you mean/);
+  assert.throws(() => tokenizer.applyChatTemplate("hi" as never), /list of messages/);
+  assert.throws(() => promptIds(tokenizer, messages as never), /applyChatTemplate\(messages/);
+});
+
+test("trainOnResponsesOnly: Unsloth's spelling of the parts; unknown ones are errors", () => {
+  const parts = { instruction_part: "Q:", response_part: "A:", num_proc: 2 };
+  assert.deepEqual(trainOnResponsesOnly(texts, js(parts)).responses, { instructionPart: "Q:", responsePart: "A:" });
+  assert.throws(() => trainOnResponsesOnly(texts, js({ instruction: "Q:" })), /unknown option "instruction"/);
 });
 
 test("getChatTemplate: name and options in one object", () => {

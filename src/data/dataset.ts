@@ -16,7 +16,7 @@ import {
   renameColumn,
   toRows,
 } from "./columns.ts";
-import { findDataFiles, type LoadOptions } from "./files.ts";
+import { findDataFiles, type LoadOptions, loadOptions } from "./files.ts";
 import { fromHub } from "./hub-source.ts";
 import { type JsonlOptions, type LocatedRow, type Row, readJsonl } from "./jsonl.ts";
 import { readRows } from "./read.ts";
@@ -72,8 +72,9 @@ export class Dataset<T extends Row = Row> {
    */
   static async load<T extends Row = Row>(
     source: string | readonly string[],
-    options: LoadOptions = {},
+    given: LoadOptions = {},
   ): Promise<Dataset<T>> {
+    const options = loadOptions(source, given);
     const slice = parseSplit(options.split);
     const files = await findDataFiles(source, {
       resolve: fromHub,
@@ -88,6 +89,7 @@ export class Dataset<T extends Row = Row> {
 
   /** One JSON object a line. Several files follow one another. Throws `FormatError` naming file and line. */
   static async fromJsonl(paths: string | readonly string[], options: JsonlOptions = {}): Promise<Dataset> {
+    loadOptions(paths, {});
     const located: LocatedRow[] = [];
     for (const path of typeof paths === "string" ? [paths] : paths) {
       for await (const row of readJsonl(path, options)) located.push(row);

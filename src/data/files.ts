@@ -2,6 +2,7 @@ import { readdir, stat } from "node:fs/promises";
 import { join, relative, sep } from "node:path";
 import { FormatError, show } from "../formats/errors.ts";
 import { nearest } from "../util/nearest.ts";
+import { knownOptions, OptionError } from "../util/options.ts";
 
 export const DATA_FORMATS = ["jsonl", "json", "csv", "tsv", "parquet"] as const;
 export type DataFormat = (typeof DATA_FORMATS)[number];
@@ -24,6 +25,19 @@ export interface LoadOptions {
   /** Asked for ids that are no path; by default the Hugging Face hub is. */
   resolve?: DatasetResolver;
 }
+
+/** Arguments of `load`, checked. Throws OptionError. */
+export function loadOptions(source: unknown, given: object): LoadOptions {
+  const isPaths =
+    typeof source === "string" || (Array.isArray(source) && source.every((path) => typeof path === "string"));
+  if (!isPaths)
+    throw new OptionError("Dataset.load: expected a path, a list of paths, or the id of a data set of the hub");
+  const { dataFiles, ...options } = knownOptions("Dataset.load", LOAD_OPTIONS, given);
+  if (dataFiles !== undefined) throw new OptionError("Dataset.load: give the files themselves: Dataset.load(files)");
+  return options;
+}
+
+const LOAD_OPTIONS = ["split", "name", "format", "resolve", "dataFiles"];
 
 const EXTENSIONS: Readonly<Record<string, DataFormat>> = {
   jsonl: "jsonl",

@@ -12,7 +12,7 @@ import {
   renameColumn,
 } from "./columns.ts";
 import { checkCount, Dataset } from "./dataset.ts";
-import { findDataFiles, type LoadOptions } from "./files.ts";
+import { findDataFiles, type LoadOptions, loadOptions } from "./files.ts";
 import { fromHub } from "./hub-source.ts";
 import type { LocatedRow, Row } from "./jsonl.ts";
 import { readRows } from "./read.ts";
@@ -49,8 +49,9 @@ export class StreamingDataset<T extends Row = Row> {
   /** As `Dataset.load`; a part of a split ("train[:1000]") is counted in rows from the start. */
   static async load<T extends Row = Row>(
     source: string | readonly string[],
-    options: LoadOptions = {},
+    given: LoadOptions = {},
   ): Promise<StreamingDataset<T>> {
+    const options = loadOptions(source, given);
     const slice = parseSplit(options.split);
     const files = await findDataFiles(source, {
       resolve: fromHub,

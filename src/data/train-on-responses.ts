@@ -1,9 +1,13 @@
+import { knownOptions } from "../util/options.ts";
 import type { ResponseParts } from "./responses.ts";
 
 /** What `trainOnResponsesOnly` takes: a trainer, or a data set. */
 export interface ResponsesTrainable {
   trainOnResponsesOnly(parts?: ResponseParts): this;
 }
+
+/** The last two are Unsloth's, about how it searches. */
+const OPTIONS = ["instructionPart", "responsePart", "numProc", "forceMatch"];
 
 /**
  * Unsloth's train_on_responses_only: only what the model is to write is trained on, each turn with the token that ends it.
@@ -16,5 +20,6 @@ export interface ResponsesTrainable {
  * Throws `FormatError` where parts given are not the template's, and where no row is left with a target.
  */
 export function trainOnResponsesOnly<T extends ResponsesTrainable>(target: T, parts: ResponseParts = {}): T {
-  return target.trainOnResponsesOnly(parts);
+  const { numProc: _, forceMatch: __, ...given } = knownOptions("trainOnResponsesOnly", OPTIONS, parts);
+  return target.trainOnResponsesOnly(given);
 }

@@ -2,6 +2,8 @@ import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
 import { atomicWriteFile } from "../formats/atomic.ts";
 import { FormatError } from "../formats/errors.ts";
+import { nearest } from "../util/nearest.ts";
+import { camelCase, OptionError } from "../util/options.ts";
 import { assistantSpans } from "./assistant-spans.ts";
 import { type ChatMessage, ChatTemplate, ChatTemplateError, type Rendering } from "./chat-template.ts";
 import { Detokenizer, type StreamDecoder } from "./detokenizer.ts";
@@ -207,8 +209,9 @@ export class Tokenizer {
     messages: readonly ChatMessage[],
     options: ChatTemplateOptions & { tokenize?: boolean } = {},
   ): string | number[] {
-    const { text } = this.#render(messages, options);
-    return options.tokenize === false ? text : this.encode(text, { addSpecialTokens: false });
+    const { tokenize, ...template } = templateOptions(options);
+    const { text } = this.#render(messages, template);
+    return tokenize === false ? text : this.encode(text, { addSpecialTokens: false });
   }
 
   /**
@@ -251,6 +254,9 @@ export class Tokenizer {
   }
 
   #render(messages: readonly ChatMessage[], options: ChatTemplateOptions): Rendering {
+    if (!Array.isArray(messages)) {
+      throw new ChatTemplateError('expected a list of messages, [{ role: "user", content: "…" }]');
+    }
     if (messages.length === 0) throw new ChatTemplateError("the conversation is empty");
     return this.#template(options).render(messages, {
       ...this.specialTokens,
@@ -301,4 +307,26 @@ export class Tokenizer {
     const ids = this.#pipeline.encode(text.slice(-64));
     return ids.length > 0 && this.specialIds.has(ids[ids.length - 1]!);
   }
+}
+
+const TEMPLATE_OPTIONS = ["tokenize", "addGenerationPrompt", "tools", "documents", "chatTemplate", "variables"];
+/** transformers' options about the form of the ids, of which there is one here. */
+const FORMS = ["returnTensors", "returnDict", "padding", "truncation", "maxLength"];
+
+/**
+ * Options of `applyChatTemplate`, in snake_case too; others are variables of the template, as in transformers. Throws
+ * OptionError for one that is a slip of the pen.
+ */
+function templateOptions(given: object): ChatTemplateOptions & { tokenize?: boolean } {
+  const options: Record<string, unknown> = {};
+  const variables: Record<string, unknown> = {};
+  for (const [key, value] of Object.entries(given)) {
+    const name = camelCase(key);
+    const close = nearest(name, TEMPLATE_OPTIONS);
+    if (TEMPLATE_OPTIONS.includes(name)) options[name] = value;
+    else if (close) throw new OptionError(`applyChatTemplate: unknown option "${key}"; did you mean "${close}"?`);
+    else if (!FORMS.includes(name)) variables[key] = value;
+  }
+  if (Object.keys(variables).length === 0) return options;
+  return { ...options, variables: { ...variables, ...(options.variables as object | undefined) } };
 }
