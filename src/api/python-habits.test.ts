@@ -19,6 +19,7 @@ import {
   SFTConfig,
   SFTTrainer,
   StreamingDataset,
+  saveModel,
   TrainingArguments,
   trainOnResponsesOnly,
 } from "../index.ts";
@@ -170,6 +171,12 @@ test("data sets: options in snake_case; unknown ones are errors", () => {
     8,
   );
   assert.throws(() => texts.map((row) => row, js({ remove_columns: ["text"] })), /map: .*removeColumns\(names\)/);
+});
+
+test("saving says what is not a model, or that no folder was given", async () => {
+  await assert.rejects(saveModel(model as never, "folder"), /mergeAndUnload\(\), folder/);
+  await assert.rejects(saveModel("folder" as never, base as never), /expected a model and a folder/);
+  await assert.rejects(model.savePretrained(undefined as never), /folder to write is missing/);
 });
 
 test("Dataset.load: files are given, options checked", async () => {

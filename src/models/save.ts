@@ -4,10 +4,11 @@ import type { DeviceTensor } from "../backends/backend.ts";
 import { atomicWriteFile } from "../formats/atomic.ts";
 import { type TensorToWrite, writeSafetensorsFolder } from "../formats/safetensors.ts";
 import { DTYPE_BYTES, GraphError, numel } from "../graph/types.ts";
+import { OptionError } from "../util/options.ts";
 import { convertDense } from "./load/convert.ts";
 import { type DTypeName, dtypeName, isDense, storageOf } from "./load/dtypes.ts";
 import type { DenseDType } from "./load/source.ts";
-import type { CausalLM } from "./model.ts";
+import { CausalLM } from "./model.ts";
 import { parameterSpecs } from "./parameters.ts";
 import { encodeConfig } from "./save-json.ts";
 import { nf4Tensors, quantizationConfig } from "./save-nf4.ts";
@@ -31,6 +32,12 @@ const PIECE = 2 ** 20;
  * not part of it. Throws FormatError when a number does not fit float16, and the file system's errors.
  */
 export async function saveModel(model: CausalLM, folder: string, options: SaveModelOptions = {}): Promise<void> {
+  if (!(model instanceof CausalLM) || typeof folder !== "string") {
+    throw new OptionError(
+      "saveModel: expected a model and a folder; of one with an adapter the adapter is saved by savePretrained(folder), " +
+        "the whole by saveModel(await model.mergeAndUnload(), folder)",
+    );
+  }
   const dtype = options.dtype ? storageOf(options.dtype) : modelDType(model);
   await mkdir(folder, { recursive: true });
   await rm(join(folder, "config.json"), { force: true });

@@ -118,6 +118,7 @@ export class PeftModel {
 
   /** Writes every adapter's files as PEFT does: "default" into the folder, others into subfolders by their names. */
   async savePretrained(dir: string, options: SaveAdapterOptions = {}): Promise<void> {
+    if (typeof dir !== "string") throw new OptionError("savePretrained: the folder to write is missing");
     this.checkNotMerged("savePretrained");
     for (const [name, adapter] of this.byName) {
       await saveAdapter(adapter, name === DEFAULT_NAME ? dir : join(dir, name), options);
