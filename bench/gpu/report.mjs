@@ -139,6 +139,7 @@ const SECTIONS = [
     [
       ["who", (r) => r.who],
       ["of", (r) => r.problems],
+      ["epochs", (r) => r.epochs],
       ["seeds", (r) => r.seeds.length],
       ["right, mean", (r) => percent(r.accuracy)],
       ["of each", (r) => r.accuracies.map(percent).join(", ")],
