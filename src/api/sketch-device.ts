@@ -1,8 +1,8 @@
 import type { Backend } from "../backends/backend.ts";
 import { cudaStatus } from "../backends/cuda/index.ts";
 import { SketchCudaBackend } from "../backends/cuda/sketch.ts";
-import { availableMemory } from "../models/load/available-memory.ts";
 import { storageOf } from "../models/load/dtypes.ts";
+import { availableMemory } from "../util/available-memory.ts";
 import { OptionError } from "../util/options.ts";
 import type { DeviceOptions } from "./device.ts";
 import { openSketchBackend } from "./sketch-backend.ts";

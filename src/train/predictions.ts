@@ -1,5 +1,5 @@
 import type { Batch } from "../data/collate.ts";
-import { availableMemory } from "../models/load/available-memory.ts";
+import { availableMemory } from "../util/available-memory.ts";
 import { OptionError } from "../util/options.ts";
 import type { StepRunner } from "./step.ts";
 

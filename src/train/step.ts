@@ -2,10 +2,10 @@ import type { Backend, BackendMemory, Executable } from "../backends/backend.ts"
 import type { Batch } from "../data/collate.ts";
 import type { CheckpointPolicy } from "../graph/plan.ts";
 import type { Program } from "../graph/program.ts";
-import { availableMemory } from "../models/load/available-memory.ts";
 import type { CausalLM } from "../models/model.ts";
 import { LOSS_METRICS } from "../ops/cross-entropy.ts";
 import type { Optimizer } from "../optim/optimizer.ts";
+import { availableMemory } from "../util/available-memory.ts";
 import type { ComputeLoss, Forward, HostLogs } from "./loss.ts";
 import { neftuneNoise } from "./neftune.ts";
 import {

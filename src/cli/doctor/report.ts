@@ -4,7 +4,7 @@ import { CpuBackend } from "../../backends/cpu/backend.ts";
 import { type OpenedRuntime, openRuntime } from "../../backends/cpu/index.ts";
 import { type CudaStatus, cudaStatus } from "../../backends/cuda/index.ts";
 import { reason } from "../../formats/errors.ts";
-import { availableMemory } from "../../models/load/available-memory.ts";
+import { availableMemory } from "../../util/available-memory.ts";
 import { formatBytes } from "../terminal.ts";
 import { cudaCheck } from "./cuda.ts";
 import { findGpus, type GpuReport } from "./gpu.ts";

@@ -1,8 +1,8 @@
 import { existsSync, statSync } from "node:fs";
 import type { Backend } from "../../backends/backend.ts";
 import { FormatError } from "../../formats/errors.ts";
+import { availableMemory } from "../../util/available-memory.ts";
 import { CausalLM } from "../model.ts";
-import { availableMemory } from "./available-memory.ts";
 import { createParameters, type FillOptions } from "./fill.ts";
 import { openFolder } from "./folder.ts";
 import { openGgufModel } from "./gguf.ts";

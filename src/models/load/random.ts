@@ -1,11 +1,11 @@
 import type { Backend } from "../../backends/backend.ts";
 import { numel } from "../../graph/types.ts";
+import { availableMemory } from "../../util/available-memory.ts";
 import { Rng } from "../../util/rng.ts";
 import { ConfigError } from "../config.ts";
 import { parseConfig } from "../family.ts";
 import { CausalLM } from "../model.ts";
 import { type ParameterSpec, parameterSpecs } from "../parameters.ts";
-import { availableMemory } from "./available-memory.ts";
 import { createParameters, type FillOptions } from "./fill.ts";
 import { checkMemory } from "./memory.ts";
 import type { DenseWeight } from "./source.ts";

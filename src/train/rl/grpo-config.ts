@@ -4,6 +4,7 @@ import type { TrainingArguments, TrainingArgumentsOptions } from "../arguments.t
 import { configClass } from "../config-class.ts";
 import { splitConfig } from "../config-options.ts";
 import { GRPO_FOREIGN } from "./grpo-foreign.ts";
+import { chatTemplateVariables } from "./prompts.ts";
 
 export const GRPO_LOSS_TYPES = ["grpo", "dr_grpo", "dapo", "bnpo", "cispo", "sapo", "luspo", "vespo"] as const;
 export type GRPOLossType = (typeof GRPO_LOSS_TYPES)[number];
@@ -35,12 +36,7 @@ export const grpoSchema = z.strictObject({
     .default(null)
     .describe("sample from those this share as likely as the first"),
   repetitionPenalty: z.number().positive().default(1).describe("of tokens already in prompt or completion; 1: none"),
-  chatTemplateKwargs: z
-    .record(z.string(), z.unknown())
-    .nullable()
-    .default({})
-    .transform((variables) => variables ?? {})
-    .describe("further variables of the chat template"),
+  chatTemplateKwargs: chatTemplateVariables,
   beta: z.number().nonnegative().default(0).describe("weight of the KL divergence from the reference; 0: none is kept"),
   refAdapterName: z
     .string()

@@ -5,6 +5,7 @@ import { configClass } from "../config-class.ts";
 import { splitConfig } from "../config-options.ts";
 import type { ForeignOptions } from "../foreign-options.ts";
 import { RL_FOREIGN } from "./grpo-foreign.ts";
+import { chatTemplateVariables } from "./prompts.ts";
 
 const positiveInt = z.number().int().positive();
 
@@ -33,12 +34,7 @@ export const ppoSchema = z.strictObject({
   lam: z.number().min(0).max(1).default(0.95).describe("λ of the generalised advantage estimate"),
   shuffleDataset: z.boolean().default(true).describe("a new random order of the prompts each epoch"),
   maxPromptLength: positiveInt.nullable().default(null).describe("longer prompts keep their last tokens only"),
-  chatTemplateKwargs: z
-    .record(z.string(), z.unknown())
-    .nullable()
-    .default({})
-    .transform((variables) => variables ?? {})
-    .describe("further variables of the chat template"),
+  chatTemplateKwargs: chatTemplateVariables,
 });
 export type PPOOptions = z.input<typeof ppoSchema>;
 

@@ -1,3 +1,4 @@
+import { z } from "zod";
 import { Dataset, type LocatedRow, type Row } from "../../data/index.ts";
 import { readPrompt } from "../../data/preference-rows.ts";
 import { FormatError } from "../../formats/errors.ts";
@@ -22,6 +23,14 @@ export interface PromptSettings {
   readonly maxPromptLength: number | null;
   readonly chatTemplateKwargs: Readonly<Record<string, unknown>>;
 }
+
+/** The setting of that name, of both trainers; null is none. */
+export const chatTemplateVariables = z
+  .record(z.string(), z.unknown())
+  .nullable()
+  .default({})
+  .transform((variables) => variables ?? {})
+  .describe("further variables of the chat template");
 
 /** Columns that would hide what a reward function gets by the same name. */
 const RESERVED = ["prompt", "completion", "completion_ids"];
