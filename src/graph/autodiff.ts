@@ -88,6 +88,7 @@ function contextFor(node: Node, gradients: Map<Value, Value>, wanted: Set<Value>
 function dependents(graph: Graph, targets: readonly GradientTarget[]): Set<Value> {
   const reached = new Set<Value>(targets.map((t) => t.value));
   for (const node of graph.nodes) {
+    if (node.op.constant) continue;
     if (node.inputs.some((value) => value && reached.has(value))) for (const out of node.outputs) reached.add(out);
   }
   return reached;

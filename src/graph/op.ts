@@ -47,6 +47,8 @@ export interface Op<A extends Attrs = Attrs> {
   infer(inputs: readonly (Value | null)[], attrs: A): TensorSpec[];
   /** Reverse-mode derivative, emitted as more ops. Absent: not differentiable. */
   vjp?(context: VjpContext<A>): void;
+  /** The outputs count as constants: whatever the inputs depend on, nothing behind them is differentiated. */
+  readonly constant?: boolean;
   cost?(node: Node): Cost;
   /**
    * Pairs [output, input]: the output may be written over the input's memory. The planner uses it when the input dies

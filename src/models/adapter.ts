@@ -57,4 +57,6 @@ export interface ModelAdapter {
   replacement(parameter: string): DeviceTensor | undefined;
   /** What makes up for changes to the base weights where this adapter is left out; left out or null: there are none. */
   readonly base?: ModelAdapter | null;
+  /** Its tensors are trained, but not by way of what is traced with it: no gradient goes into such a trace. */
+  readonly constant?: boolean;
 }

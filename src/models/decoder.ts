@@ -3,6 +3,7 @@ import type { FloatDType } from "../graph/types.ts";
 import { attention, type Sequences } from "../ops/attention.ts";
 import { cast } from "../ops/cast.ts";
 import { crossEntropy, type Loss, type LossOptions, linearCrossEntropy } from "../ops/cross-entropy.ts";
+import { detach } from "../ops/detach.ts";
 import { dropout } from "../ops/dropout.ts";
 import { unary } from "../ops/elementwise.ts";
 import { glu } from "../ops/glu.ts";
@@ -76,7 +77,8 @@ export class DecoderTrace {
       h = this.graph.scope(`layers.${layer}`, () => this.layer(layer, h, tokens.positions, attend));
     }
     this.graph.boundary(h);
-    return this.graph.scope("norm", () => this.norm("model.norm", h));
+    const last = this.graph.scope("norm", () => this.norm("model.norm", h));
+    return this.adapter?.constant ? detach(last) : last;
   }
 
   /** Logits [rows, vocab] of hidden states. */

@@ -1,7 +1,13 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import type { DeviceTensor } from "../backends/backend.ts";
+import { differentiate } from "../graph/autodiff.ts";
+import { Graph } from "../graph/graph.ts";
+import { constantOp, sub } from "../ops/elementwise.ts";
+import { sum } from "../ops/reduce.ts";
+import { openBackend, tinyPeft } from "../train/tiny-training.test.support.ts";
 import type { LoraPair, ModelAdapter } from "./adapter.ts";
+import { DecoderTrace } from "./decoder.ts";
 import { mutedAdapter } from "./muted-adapter.ts";
 
 const tensor = { name: "some" } as DeviceTensor;
@@ -29,4 +35,28 @@ test("a base that makes up for changed weights keeps doing so, at its own scale"
   const base = adapter({ q_proj: pair({ scale: 3 }) });
   assert.equal(mutedAdapter(adapter({ q_proj: pair(), k_proj: pair() }, base)).lora("q_proj")?.scale, 3);
   assert.equal(mutedAdapter(adapter({ q_proj: pair(), k_proj: pair() }, base)).lora("k_proj")?.scale, 0);
+});
+
+test("nothing is differentiated through a muted adapter: a loss against it has the backward pass of the policy alone", async () => {
+  const peft = await tinyPeft(await openBackend());
+  const { model } = peft;
+  const backward = (compared: boolean): string[] => {
+    const graph = new Graph();
+    const input = (name: string) => graph.input(name, "i32", [12]);
+    const tokens = { ids: input("ids"), positions: input("positions"), seqStart: input("start"), seqEnd: input("end") };
+    const labels = input("labels");
+    const logps = (adapter: ModelAdapter | null) => {
+      const trace = new DecoderTrace(graph, model, { maxPositions: 12, adapter });
+      return trace.logProbs(trace.hidden(tokens), { labels }).logps;
+    };
+    const reference = compared ? logps(mutedAdapter(model.adapter!)) : null;
+    const policy = logps(model.adapter!);
+    const loss = sum(reference ? sub(policy, reference) : policy);
+    const seed = graph.inPhase("backward", () => graph.apply(constantOp, [], { value: 1 })[0]!);
+    const targets = peft.trainable().map(({ tensor }) => ({ value: graph.use(tensor) }));
+    assert.ok(differentiate(graph, loss, targets, seed).every((gradient) => gradient));
+    return graph.nodes.filter(({ phase }) => phase === "backward").map(({ op }) => op.name);
+  };
+  assert.deepEqual(backward(true), backward(false));
+  peft.dispose();
 });

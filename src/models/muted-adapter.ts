@@ -14,6 +14,7 @@ export function withoutAdapter({ adapter, backend }: Pick<CausalLM, "adapter" | 
  * library rounds a product otherwise when it has more depth or another shape, so that a model without its adapter would
  * differ from one whose adapter does nothing yet by all the roundings there are: a preference loss would not begin at ln 2.
  * Modules with DoRA, embeddings and trained copies are the base's own: they are computed another way anyhow.
+ * It is constant: 0 times a gradient would be computed through every layer, with all activations kept for it.
  */
 export function mutedAdapter(adapter: ModelAdapter): ModelAdapter {
   const base = adapter.base ?? null;
@@ -27,5 +28,6 @@ export function mutedAdapter(adapter: ModelAdapter): ModelAdapter {
     loraEmbedding: (module) => base?.loraEmbedding(module),
     tokenRows: (module) => base?.tokenRows?.(module),
     replacement: (parameter) => base?.replacement(parameter),
+    constant: true,
   };
 }

@@ -7,13 +7,13 @@ import { required } from "./check.ts";
 export const detachOp: Op<Record<string, never>> = {
   name: "detach",
   view: true,
+  constant: true,
   infer(inputs) {
     const x = required("detach", "x", inputs, 0);
     // A view shows another value's memory in the arena; tensors are elsewhere, and need no detaching unless trained.
     if (x.kind === "tensor") throw new GraphError(`detach: expected a computed value, found the tensor ${x}`);
     return [{ dtype: x.dtype, shape: x.shape }];
   },
-  vjp() {},
 };
 
 /** x without its derivative. */
