@@ -5,7 +5,8 @@ import { loadTokenizer } from "../api/fast-language-model.ts";
 import { isAdapterFolder, locateBase, locateModel } from "../api/locate.ts";
 import {
   Dataset,
-  type LocatedRow,
+  type LocatedRows,
+  type LocatedStream,
   type PackingReport,
   type Preview,
   paintSample,
@@ -87,8 +88,9 @@ async function runPreview(given: Readonly<Record<string, unknown>>, out: Preview
   const wantsParts = Object.values(parts).some((part) => part !== undefined);
   const responses = flags.trainOnResponsesOnly || wantsParts ? defined(parts) : null;
   const maxSeqLength = sft.maxSeqLength ?? MAX_SEQ_LENGTH;
+  const rows = await openRows(flags.data, flags.split);
   const preview = await previewRows(
-    await openRows(flags.data, flags.split),
+    rows,
     tokenizer,
     { ...recipeOptions(sft, maxSeqLength), responses },
     { rows: flags.rows, limit: flags.limit === 0 ? Number.POSITIVE_INFINITY : flags.limit },
@@ -100,7 +102,7 @@ async function runPreview(given: Readonly<Record<string, unknown>>, out: Preview
     out.print(JSON.stringify({ samples: preview.samples, report: preview.report, packing, more: preview.more }));
   else printSamples(preview, out);
   const { report } = preview;
-  if (report.rows === report.dropped) throw nothingLeft(report, maxSeqLength);
+  if (report.rows === report.dropped) throw nothingLeft(report, maxSeqLength, rows.origin);
   if (flags.json) return;
   for (const line of summary(report, packing, maxSeqLength)) out.print(line);
   if (preview.more) out.note(`these are the first ${report.rows} rows; --limit 0 counts all`);
@@ -147,10 +149,7 @@ async function tokenizerOf(model: string, chatTemplate: string | undefined): Pro
   return getChatTemplate(tokenizer, { template: readFileSync(chatTemplate, "utf8") });
 }
 
-async function openRows(
-  source: string,
-  split: string | undefined,
-): Promise<Iterable<LocatedRow> | AsyncIterable<LocatedRow>> {
+async function openRows(source: string, split: string | undefined): Promise<LocatedRows | LocatedStream> {
   const options = {
     ...(split !== undefined && { split }),
     resolve: (id: string) => resolveDataset(id, { onProgress: downloadLines(id) }),

@@ -18,7 +18,8 @@ import {
 } from "./columns.ts";
 import { findDataFiles, type LoadOptions, loadOptions } from "./files.ts";
 import { fromHub } from "./hub-source.ts";
-import { type JsonlOptions, type LocatedRow, type Row, readJsonl } from "./jsonl.ts";
+import { type JsonlOptions, type Row, readJsonl } from "./jsonl.ts";
+import { joinOrigins, type LocatedRows, type LocatedStream, type RowOrigin } from "./origin.ts";
 import { readRows } from "./read.ts";
 import type { ResponseParts } from "./responses.ts";
 import { parseSplit, sliceRange } from "./split.ts";
@@ -42,12 +43,19 @@ export interface SplitOptions {
 export class Dataset<T extends Row = Row> {
   readonly #rows: readonly T[];
   readonly #where: readonly string[];
+  readonly #origin: RowOrigin;
   /** Set by `trainOnResponsesOnly`: what of the rows is trained on. */
   readonly responses: ResponseParts | null;
 
-  private constructor(rows: readonly T[], where: readonly string[], responses: ResponseParts | null = null) {
+  private constructor(
+    rows: readonly T[],
+    where: readonly string[],
+    origin: RowOrigin,
+    responses: ResponseParts | null = null,
+  ) {
     this.#rows = rows;
     this.#where = where;
+    this.#origin = origin;
     this.responses = responses;
   }
 
@@ -56,6 +64,7 @@ export class Dataset<T extends Row = Row> {
     return new Dataset(
       list,
       list.map((_, i) => `row ${i}`),
+      { files: [], read: list.length },
     );
   }
 
@@ -81,7 +90,7 @@ export class Dataset<T extends Row = Row> {
       ...options,
       ...(slice !== null && { split: slice.split }),
     });
-    const dataset = await Dataset.fromLocated(readRows(files) as AsyncIterable<LocatedRow & { row: T }>);
+    const dataset = await Dataset.fromLocated(readRows(files) as LocatedStream<T>);
     if (slice === null) return dataset;
     const [start, end] = sliceRange(slice, dataset.length);
     return dataset.skip(start).take(end - start);
@@ -90,11 +99,13 @@ export class Dataset<T extends Row = Row> {
   /** One JSON object a line. Several files follow one another. Throws `FormatError` naming file and line. */
   static async fromJsonl(paths: string | readonly string[], options: JsonlOptions = {}): Promise<Dataset> {
     loadOptions(paths, {});
-    const located: LocatedRow[] = [];
-    for (const path of typeof paths === "string" ? [paths] : paths) {
-      for await (const row of readJsonl(path, options)) located.push(row);
-    }
-    return Dataset.fromLocated(located);
+    const list = typeof paths === "string" ? [paths] : paths;
+    return Dataset.fromLocated({
+      origin: { files: list.map((path) => ({ path, format: "jsonl" })) },
+      async *[Symbol.asyncIterator]() {
+        for (const path of list) yield* readJsonl(path, options);
+      },
+    });
   }
 
   /** A file that is one JSON array of objects, or JSON Lines. */
@@ -112,15 +123,13 @@ export class Dataset<T extends Row = Row> {
   }
 
   /** Rows with where they came from. */
-  static async fromLocated<T extends Row>(
-    located: Iterable<LocatedRow & { row: T }> | AsyncIterable<LocatedRow & { row: T }>,
-  ): Promise<Dataset<T>> {
+  static async fromLocated<T extends Row>(located: LocatedRows<T> | LocatedStream<T>): Promise<Dataset<T>> {
     const [rows, where]: [T[], string[]] = [[], []];
     for await (const item of located) {
       rows.push(item.row);
       where.push(item.where);
     }
-    return new Dataset(rows, where);
+    return new Dataset(rows, where, { files: [], read: rows.length, ...located.origin });
   }
 
   get length(): number {
@@ -155,8 +164,14 @@ export class Dataset<T extends Row = Row> {
   }
 
   /** Rows with where they came from. */
-  *located(): Generator<LocatedRow & { row: T }> {
-    for (let i = 0; i < this.#rows.length; i++) yield { row: this.#rows[i]!, where: this.#where[i]! };
+  located(): LocatedRows<T> {
+    const [rows, where] = [this.#rows, this.#where];
+    return {
+      origin: this.#origin,
+      *[Symbol.iterator]() {
+        for (let i = 0; i < rows.length; i++) yield { row: rows[i]!, where: where[i]! };
+      },
+    };
   }
 
   /**
@@ -188,7 +203,7 @@ export class Dataset<T extends Row = Row> {
       const mapped = call(row, i);
       return mapped instanceof Promise ? mapped.then((value) => check(value, i)) : check(mapped, i);
     });
-    return then(rows, (list) => new Dataset(list, this.#where, this.responses));
+    return then(rows, (list) => new Dataset(list, this.#where, this.#origin, this.responses));
   }
 
   /** The rows a function says yes to. It may be async. */
@@ -205,18 +220,19 @@ export class Dataset<T extends Row = Row> {
     return new Dataset(
       checked.map((i) => this.#rows[i]!),
       checked.map((i) => this.#where[i]!),
+      this.#origin,
       this.responses,
     );
   }
 
   /** The first `count` rows, or all where there are fewer. */
   take(count: number): Dataset<T> {
-    return new Dataset(this.#rows.slice(0, checkCount(count)), this.#where.slice(0, count), this.responses);
+    return this.#slice(0, checkCount(count));
   }
 
   /** All but the first `count` rows. */
   skip(count: number): Dataset<T> {
-    return new Dataset(this.#rows.slice(checkCount(count)), this.#where.slice(count), this.responses);
+    return this.#slice(checkCount(count));
   }
 
   /** In random order; the same for the same seed. */
@@ -230,6 +246,7 @@ export class Dataset<T extends Row = Row> {
     return new Dataset(
       all.flatMap((dataset) => dataset.#rows),
       all.flatMap((dataset) => dataset.#where),
+      joinOrigins(all.map((dataset) => dataset.#origin)),
       this.responses,
     );
   }
@@ -274,7 +291,12 @@ export class Dataset<T extends Row = Row> {
 
   /** See `trainOnResponsesOnly`. */
   trainOnResponsesOnly(parts: ResponseParts = {}): this {
-    return new Dataset(this.#rows, this.#where, parts) as this;
+    return new Dataset(this.#rows, this.#where, this.#origin, parts) as this;
+  }
+
+  #slice(start: number, end?: number): Dataset<T> {
+    const [rows, where] = [this.#rows.slice(start, end), this.#where.slice(start, end)];
+    return new Dataset(rows, where, this.#origin, this.responses);
   }
 
   #mapBatches(transform: BatchTransform, size: number): MaybePromise<Dataset<Row>> {
@@ -288,6 +310,7 @@ export class Dataset<T extends Row = Row> {
       return new Dataset(
         all.map(({ row }) => row),
         all.map(({ where }) => where),
+        this.#origin,
         this.responses,
       );
     });

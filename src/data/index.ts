@@ -4,6 +4,7 @@ export { Dataset, type SplitOptions } from "./dataset.ts";
 export type { DataFormat, DatasetResolver, LoadOptions } from "./files.ts";
 export { tokenizerFingerprint } from "./fingerprint.ts";
 export { type JsonlOptions, type LocatedRow, type Row, readJsonArray, readJsonl } from "./jsonl.ts";
+export type { LocatedRows, LocatedStream, RowOrigin } from "./origin.ts";
 export {
   PACKING_STRATEGIES,
   type PackingOptions,

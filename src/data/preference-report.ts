@@ -1,4 +1,5 @@
 import { FormatError } from "../formats/errors.ts";
+import { noRows, type RowOrigin } from "./origin.ts";
 
 /** Why a row was left out. */
 export type DropReason = "equal" | "empty" | "cut";
@@ -41,8 +42,8 @@ export function countDrop(report: PreferenceReport, why: DropReason, where: stri
 }
 
 /** No row is left to train on. */
-export function noPreferencesLeft({ rows, dropped, droppedAt }: PreferenceReport): FormatError {
-  if (rows === 0) return new FormatError({ field: "data set", found: "no rows", expected: "at least one" });
+export function noPreferencesLeft({ rows, dropped, droppedAt }: PreferenceReport, origin?: RowOrigin): FormatError {
+  if (rows === 0) return noRows(origin);
   const { equal, empty, cut } = dropped;
   const why = `${equal} with equal answers, ${empty} with an empty one, ${cut} whose answer is cut away`;
   return new FormatError({

@@ -4,6 +4,7 @@ import type { ChatTemplateOptions, Tokenizer } from "../tokenizer/tokenizer.ts";
 import type { TokenizedRow } from "./collate.ts";
 import { IGNORE_INDEX } from "./collate.ts";
 import type { LocatedRow, Row } from "./jsonl.ts";
+import type { LocatedRows } from "./origin.ts";
 import {
   countDrop,
   type DropReason,
@@ -73,7 +74,7 @@ export interface PromptRow {
  * and counted. Throws `FormatError` at a malformed row (naming it), and if no row is left.
  */
 export function tokenizePreferences(
-  rows: Iterable<LocatedRow>,
+  rows: LocatedRows,
   tokenizer: Tokenizer,
   options: PreferenceOptions = {},
 ): { pairs: PreferencePair[]; report: PreferenceReport } {
@@ -82,7 +83,7 @@ export function tokenizePreferences(
     const pair = recipe.pair(located);
     return pair === null ? [] : [pair];
   });
-  if (pairs.length === 0) throw noPreferencesLeft(recipe.report);
+  if (pairs.length === 0) throw noPreferencesLeft(recipe.report, rows.origin);
   return { pairs, report: recipe.report };
 }
 
@@ -91,7 +92,7 @@ const UNPAIRED_AT_ONCE = 1000;
 
 /** Tokenizes rows of labelled answers; rows of pairs are taken apart. Throws as `tokenizePreferences` does. */
 export function tokenizeUnpaired(
-  rows: Iterable<LocatedRow>,
+  rows: LocatedRows,
   tokenizer: Tokenizer,
   options: PreferenceOptions = {},
 ): { answers: LabelledAnswer[]; report: PreferenceReport } {
@@ -117,7 +118,7 @@ export function tokenizeUnpaired(
     if (++pairs === UNPAIRED_AT_ONCE) release();
   }
   release();
-  if (answers.length === 0) throw noPreferencesLeft(recipe.report);
+  if (answers.length === 0) throw noPreferencesLeft(recipe.report, rows.origin);
   return { answers, report: recipe.report };
 }
 
@@ -126,13 +127,13 @@ export function tokenizeUnpaired(
  * `FormatError` at a malformed row, naming it.
  */
 export function tokenizePrompts(
-  rows: Iterable<LocatedRow>,
+  rows: LocatedRows,
   tokenizer: Tokenizer,
   options: Pick<PreferenceOptions, "maxPromptLength" | "chatTemplate"> = {},
 ): PromptRow[] {
   const recipe = new PreferenceRecipe(tokenizer, options);
   const prompts = Array.from(rows, (located) => recipe.prompt(located));
-  if (prompts.length === 0) throw noPreferencesLeft(recipe.report);
+  if (prompts.length === 0) throw noPreferencesLeft(recipe.report, rows.origin);
   return prompts;
 }
 

@@ -11,6 +11,7 @@ import { filesState, fingerprintFiles, fingerprintRows, preparedKey, tokenizerFi
 import { fromHub } from "./hub-source.ts";
 import type { LocatedRow } from "./jsonl.ts";
 import { readLineBlocks } from "./jsonl.ts";
+import type { RowOrigin } from "./origin.ts";
 import { type Task, tokenizeTasks } from "./prepare-pool.ts";
 import { PreparedFile, PreparedWriter } from "./prepared-file.ts";
 import { isJsonLines, readRows } from "./read.ts";
@@ -151,6 +152,7 @@ export async function prepareDataset(
 /** A source of rows, as tasks; `done` of each is the share of it that has then been read, if known. */
 interface Input {
   files: string[];
+  origin: RowOrigin | undefined;
   tasks(onShare: (fraction: number | null) => void): AsyncIterable<Task>;
   fingerprint(onProgress: (progress: PrepareProgress) => void): Promise<string[]>;
   state(): Promise<string>;
@@ -162,6 +164,7 @@ function rowsInput(source: Dataset | StreamingDataset): Input {
   const total = source instanceof Dataset ? source.length : null;
   return {
     files: [],
+    origin: source.located().origin,
     async *tasks(onShare) {
       let count = 0;
       for await (const task of rowTasks(source.located())) {
@@ -186,6 +189,7 @@ async function filesInput(files: readonly DataFile[]): Promise<Input> {
   const total = sizes.reduce((sum, size) => sum + size, 0);
   return {
     files: files.map(({ path }) => path),
+    origin: { files, read: 0 },
     async *tasks(onShare) {
       let before = 0;
       for (const [i, file] of files.entries()) {
@@ -246,7 +250,7 @@ async function tokenizeAll(
     addReport(report, block.report);
     to.onProgress({ phase: "tokenize", rows: report.rows, tokens: report.tokens, fraction });
   }
-  if (report.rows === report.dropped) throw nothingLeft(report, to.recipe.maxSeqLength);
+  if (report.rows === report.dropped) throw nothingLeft(report, to.recipe.maxSeqLength, input.origin);
   return report;
 }
 

@@ -2,11 +2,17 @@ import { open } from "node:fs/promises";
 import { readCsv } from "./csv.ts";
 import type { DataFile } from "./files.ts";
 import { type LocatedRow, readJsonArray, readJsonl } from "./jsonl.ts";
+import type { LocatedStream } from "./origin.ts";
 import { readParquet } from "./parquet.ts";
 
-/** The rows of data files, one file after the other, read as they are asked for. */
-export async function* readRows(files: Iterable<DataFile>): AsyncGenerator<LocatedRow> {
-  for (const file of files) yield* readFile(file);
+/** The rows of data files, one file after the other, read as they are asked for; each iteration starts over. */
+export function readRows(files: readonly DataFile[]): LocatedStream {
+  return {
+    origin: { files },
+    async *[Symbol.asyncIterator]() {
+      for (const file of files) yield* readFile(file);
+    },
+  };
 }
 
 /** A `.json` file is one array, or else JSON Lines, as many data sets name them so. */

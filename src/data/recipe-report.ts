@@ -1,5 +1,6 @@
 import { FormatError } from "../formats/errors.ts";
 import { IGNORE_INDEX, type TokenizedRow } from "./collate.ts";
+import { noRows, type RowOrigin } from "./origin.ts";
 
 /** What came of the rows, to be shown. */
 export interface RecipeReport {
@@ -53,8 +54,9 @@ export function countTargets({ labels }: TokenizedRow): number {
 export function nothingLeft(
   { rows, dropped, droppedAt, truncated }: RecipeReport,
   maxSeqLength: number | undefined,
+  origin?: RowOrigin,
 ): FormatError {
-  if (rows === 0) return new FormatError({ field: "data set", found: "no rows", expected: "at least one" });
+  if (rows === 0) return noRows(origin);
   const cut = truncated === 0 ? "" : `; ${truncated} rows lost their end to maxSeqLength ${maxSeqLength}`;
   return new FormatError({
     field: "data set",

@@ -3,6 +3,7 @@ import { ChatTemplateError } from "../tokenizer/chat-template.ts";
 import type { Tokenizer } from "../tokenizer/tokenizer.ts";
 import type { TokenizedRow } from "./collate.ts";
 import type { LocatedRow } from "./jsonl.ts";
+import type { LocatedRows } from "./origin.ts";
 import { type Example, readExample } from "./recipe-kinds.ts";
 import { countRow, emptyReport, nothingLeft, type RecipeReport } from "./recipe-report.ts";
 import { alpacaPrompt, plainText, renderedText, withTargets } from "./recipe-text.ts";
@@ -38,7 +39,7 @@ export interface RecipeOptions {
  * Throws `FormatError` at a malformed row (naming it), and if no row is left.
  */
 export function tokenizeRows(
-  rows: Iterable<LocatedRow>,
+  rows: LocatedRows,
   tokenizer: Tokenizer,
   options: RecipeOptions = {},
 ): { rows: TokenizedRow[]; report: RecipeReport } {
@@ -49,7 +50,7 @@ export function tokenizeRows(
     const row = recipe.prepare(located, report);
     if (row !== null) kept.push(row);
   }
-  if (kept.length === 0) throw nothingLeft(report, options.maxSeqLength);
+  if (kept.length === 0) throw nothingLeft(report, options.maxSeqLength, rows.origin);
   return { rows: kept, report };
 }
 

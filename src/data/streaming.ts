@@ -15,6 +15,7 @@ import { checkCount, Dataset } from "./dataset.ts";
 import { findDataFiles, type LoadOptions, loadOptions } from "./files.ts";
 import { fromHub } from "./hub-source.ts";
 import type { LocatedRow, Row } from "./jsonl.ts";
+import { joinOrigins, type LocatedStream, type RowOrigin } from "./origin.ts";
 import { readRows } from "./read.ts";
 import type { ResponseParts } from "./responses.ts";
 import { parseSplit, sliceRange } from "./split.ts";
@@ -38,11 +39,13 @@ type Source<T extends Row> = () => AsyncIterable<Located<T>>;
  */
 export class StreamingDataset<T extends Row = Row> {
   readonly #source: Source<T>;
+  readonly #origin: RowOrigin;
   /** Set by `trainOnResponsesOnly`: what of the rows is trained on. */
   readonly responses: ResponseParts | null;
 
-  private constructor(source: Source<T>, responses: ResponseParts | null = null) {
+  private constructor(source: Source<T>, origin: RowOrigin, responses: ResponseParts | null = null) {
     this.#source = source;
+    this.#origin = origin;
     this.responses = responses;
   }
 
@@ -58,7 +61,7 @@ export class StreamingDataset<T extends Row = Row> {
       ...options,
       ...(slice !== null && { split: slice.split }),
     });
-    const all = new StreamingDataset(() => readRows(files) as AsyncIterable<Located<T>>);
+    const all = new StreamingDataset(() => readRows(files) as LocatedStream<T>, { files });
     if (slice === null) return all;
     if (/[%-]/.test(slice.start + slice.end)) {
       const found = `"${options.split}"`;
@@ -72,10 +75,11 @@ export class StreamingDataset<T extends Row = Row> {
 
   /** Rows of a function that starts them over each time it is called. */
   static from<T extends Row>(start: () => Iterable<T> | AsyncIterable<T>): StreamingDataset<T> {
-    return new StreamingDataset(async function* () {
+    const rows = async function* (): AsyncGenerator<Located<T>> {
       let index = 0;
       for await (const row of start()) yield { row, where: `row ${index++}` };
-    });
+    };
+    return new StreamingDataset(rows, { files: [] });
   }
 
   async *[Symbol.asyncIterator](): AsyncGenerator<T> {
@@ -83,8 +87,8 @@ export class StreamingDataset<T extends Row = Row> {
   }
 
   /** Rows with where they came from. */
-  located(): AsyncIterable<Located<T>> {
-    return this.#source();
+  located(): LocatedStream<T> {
+    return { origin: this.#origin, [Symbol.asyncIterator]: () => this.#source()[Symbol.asyncIterator]() };
   }
 
   /** As `Dataset.map`; functions are called as rows are asked for. */
@@ -158,9 +162,10 @@ export class StreamingDataset<T extends Row = Row> {
   /** These rows, then those of the others. */
   concatenate(...others: readonly StreamingDataset<T>[]): StreamingDataset<T> {
     const all = [this, ...others];
-    return new StreamingDataset(async function* () {
+    const rows = async function* (): AsyncGenerator<Located<T>> {
       for (const dataset of all) yield* dataset.located();
-    }, this.responses);
+    };
+    return new StreamingDataset(rows, joinOrigins(all.map((dataset) => dataset.#origin)), this.responses);
   }
 
   removeColumns<K extends keyof T & string>(names: K | readonly K[]): StreamingDataset<Omit<T, K> & Row> {
@@ -176,17 +181,17 @@ export class StreamingDataset<T extends Row = Row> {
 
   /** All rows, in memory. */
   async toDataset(): Promise<Dataset<T>> {
-    const dataset = await Dataset.fromLocated(this.#source());
+    const dataset = await Dataset.fromLocated(this.located());
     return this.responses === null ? dataset : dataset.trainOnResponsesOnly(this.responses);
   }
 
   /** See `trainOnResponsesOnly`. */
   trainOnResponsesOnly(parts: ResponseParts = {}): this {
-    return new StreamingDataset(this.#source, parts) as this;
+    return new StreamingDataset(this.#source, this.#origin, parts) as this;
   }
 
   #derive<U extends Row>(transform: (rows: AsyncIterable<Located<T>>) => AsyncIterable<Located<U>>) {
-    return new StreamingDataset(() => transform(this.#source()), this.responses);
+    return new StreamingDataset(() => transform(this.#source()), this.#origin, this.responses);
   }
 
   #mapBatches(transform: BatchTransform, size: number): StreamingDataset {

@@ -1,4 +1,4 @@
-import { collate, type LocatedRow, type RecipeOptions, type RecipeReport, tokenizeRows } from "../../data/index.ts";
+import { collate, type LocatedRows, type RecipeOptions, type RecipeReport, tokenizeRows } from "../../data/index.ts";
 import type { CausalLM } from "../../models/model.ts";
 import { Optimizer } from "../../optim/optimizer.ts";
 import type { Tokenizer } from "../../tokenizer/index.ts";
@@ -28,7 +28,7 @@ export interface LossOptions extends RecipeOptions {
 export async function evaluateLoss(
   lm: CausalLM,
   tokenizer: Tokenizer,
-  located: Iterable<LocatedRow>,
+  located: LocatedRows,
   { batchSize, onBatch, ...recipe }: LossOptions,
 ): Promise<LossReport> {
   const { rows, report } = tokenizeRows(located, tokenizer, recipe);

@@ -1,4 +1,5 @@
 import type { Dataset, LocatedRow, Row } from "../../data/index.ts";
+import { noRows } from "../../data/origin.ts";
 import { type PreferenceExample, readPreference } from "../../data/preference-rows.ts";
 import { tokenizeChats, tokenizeTexts } from "../../data/preference-tokens.ts";
 import { FormatError, show } from "../../formats/errors.ts";
@@ -49,7 +50,8 @@ export function rewardPairs(
   if (pairs.length > 0) return { pairs, report: { rows, dropped, droppedAt, tokens } };
   const { equal, tooLong } = dropped;
   const why = `${equal} with equal answers, ${tooLong} longer than ${maxLength}; ${droppedAt.slice(0, 3).join(", ")} …`;
-  const found = rows === 0 ? "no rows" : `${rows} rows, none of which is left (${why})`;
+  if (rows === 0) throw noRows(isTokenized(data) ? undefined : data.located().origin);
+  const found = `${rows} rows, none of which is left (${why})`;
   throw new FormatError({ field: "data set", found, expected: "at least one pair of answers that differ and fit" });
 }
 

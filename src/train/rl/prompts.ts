@@ -1,5 +1,6 @@
 import { z } from "zod";
 import { Dataset, type LocatedRow, type Row } from "../../data/index.ts";
+import { noRows } from "../../data/origin.ts";
 import { readPrompt } from "../../data/preference-rows.ts";
 import { FormatError } from "../../formats/errors.ts";
 import type { Tokenizer } from "../../tokenizer/index.ts";
@@ -37,13 +38,15 @@ const RESERVED = ["prompt", "completion", "completion_ids"];
 
 /**
  * Rows with a `prompt`, a text or a list of messages, as tokens; conversations end with what opens the assistant's turn.
- * Throws FormatError naming file and line of a row that has none, or an empty one.
+ * Throws FormatError naming file and line of a row that has none, or an empty one, and where there is no row.
  */
 export function promptRows(data: Dataset<Row>, settings: PromptSettings): PromptRow[] {
   if (!(data instanceof Dataset)) {
     throw new OptionError(`${settings.owner}: trainDataset is not a Dataset; load it with Dataset.load`);
   }
-  return Array.from(data.located(), (located) => promptRow(located, settings));
+  const rows = data.located();
+  if (data.length === 0) throw noRows(rows.origin);
+  return Array.from(rows, (located) => promptRow(located, settings));
 }
 
 /**
