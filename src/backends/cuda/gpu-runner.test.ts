@@ -6,6 +6,7 @@ import {
   existsSync,
   mkdirSync,
   mkdtempSync,
+  readdirSync,
   readFileSync,
   rmSync,
   writeFileSync,
@@ -13,6 +14,8 @@ import {
 import { tmpdir } from "node:os";
 import { delimiter, dirname, join } from "node:path";
 import { after, test } from "node:test";
+import { pathToFileURL } from "node:url";
+import { tileKernels } from "./attention-tiles.ts";
 
 /** scripts/test-gpu.mjs over test files made here, and with a compute-sanitizer that only says what it is told to. */
 
@@ -40,7 +43,9 @@ function run(files: Record<string, string>, words: string[], env: Record<string,
     writeFileSync(join(folder, `${name}.test.js`), `import { test } from "node:test";\n${body}\n`);
   }
   if (env.SUMMARY !== undefined) {
-    const fake = '#!/bin/sh\necho "fake $*" >&2\nwhile [ "$1" != "0" ]; do shift; done; shift\n"$@"; echo "$SUMMARY"\n';
+    const fake =
+      '#!/bin/sh\nif [ "$1" = --help ]; then echo "$HELP"; exit; fi\necho "fake $*" >&2\n' +
+      'while [ "$1" != "--launch-timeout" ]; do shift; done; shift 2\n"$@"; echo "$SUMMARY"; exit "${ENDED:-0}"\n';
     writeFileSync(join(here, "bin/compute-sanitizer"), fake);
     chmodSync(join(here, "bin/compute-sanitizer"), 0o755);
   }
@@ -105,6 +110,106 @@ test("the sanitizer's errors are counted, and a run of it that checked nothing i
   });
   assert.equal(unmatched.status, 1, unmatched.stdout);
   assert.match(unmatched.stdout, /no test ran/);
+});
+
+/** What racecheck says of accesses by these kernels. */
+const race = (...kernels: string[]): string => {
+  const [first, ...others] = kernels.map((name, i) => `Write access at ${name}+0x${i}af0`);
+  return `========= Error: Race reported between ${first}\n${others.map((other) => `=========     and ${other} [16 hazards]\n`).join("")}=========\n`;
+};
+const NVJET = "nvjet_sm90_tss_64x32_64x16_1x4_h_bz_NTT";
+const SDPA = "cudnn_generated_fort_native_sdpa_sm90_flash_bprop";
+
+test("racecheck: kernels of NVIDIA's libraries are left out, or their races counted apart", { skip }, () => {
+  const files = { ops: PASSING };
+  const words = ["--sanitize=racecheck"];
+  const said = (reports: string[], errors = reports.length) =>
+    `${reports.join("")}========= RACECHECK SUMMARY: ${errors} hazards displayed (${errors} errors, 0 warnings)`;
+  const library = [race(NVJET, NVJET), race(SDPA, SDPA, SDPA), race("void cutlass::Kernel2<tile>(T1::Params)", NVJET)];
+  const clean = run(files, words, { SUMMARY: said(library), ENDED: "9" });
+  assert.equal(clean.status, 0, clean.stdout);
+  assert.match(clean.stdout, /0 skipped, racecheck: 0 errors \(and 3 in NVIDIA's libraries\)\n$/);
+  // Own kernels' races count, also where the other access is a library's, and those of which there is no report.
+  for (const [summary, errors] of [
+    [said([...library, race("attention(int, int, float)", "attention(int, int, float)")]), 1],
+    [said([race("attention_grad_q", NVJET), race(NVJET, "rope"), ...library]), 2],
+    [said(library, 5), 2],
+    [said([]).replaceAll("0 ", "2 "), 2],
+  ] as const) {
+    const wrong = run(files, words, { SUMMARY: summary, ENDED: "9" });
+    assert.equal(wrong.status, 1, wrong.stdout);
+    assert.match(wrong.stdout, new RegExp(`racecheck: ${errors} errors`));
+  }
+  const crashed = run(files, words, { SUMMARY: said(library), ENDED: "3" });
+  assert.equal(crashed.status, 1);
+  assert.match(crashed.stdout, /it ended with 3/);
+
+  for (const option of ["--kernel-name-exclude", "--kernel-regex-exclude"]) {
+    const { stdout } = run(files, words, { SUMMARY: said([]), HELP: `  ${option} arg  Controls which kernels` });
+    assert.match(stdout, new RegExp(`fake .* --print-limit 0 ${option} kns=nvjet,kns=\\S+ `));
+  }
+  assert.doesNotMatch(run(files, words, { SUMMARY: said([]) }).stdout, /kns=/);
+  const memcheck = run(files, ["--sanitize"], {
+    SUMMARY: "========= ERROR SUMMARY: 0 errors",
+    HELP: "--kernel-name-exclude",
+  });
+  assert.doesNotMatch(memcheck.stdout, /kns=|print-limit/);
+});
+
+const SOURCES = join(root, "src/backends/cuda");
+const noSources = skip || (existsSync(join(SOURCES, "kernels")) ? false : "the kernels' sources are not here");
+
+test("no own kernel is taken for a library's", { skip: noSources }, async () => {
+  const { LIBRARY_KERNELS } = (await import(pathToFileURL(script).href)) as { LIBRARY_KERNELS: string[] };
+  const folder = join(SOURCES, "kernels");
+  const names = readdirSync(folder).flatMap((name) => {
+    const text = readFileSync(join(folder, name), "utf8");
+    return [...text.matchAll(/(?:KERNEL|__launch_bounds__\([^)]*\)) (\w+)\(/g)].map(([, kernel]) => kernel!);
+  });
+  assert.ok(names.length > 40 && names.includes("attention_grad_kv") && names.includes("rope"), names.join(" "));
+  for (const part of LIBRARY_KERNELS)
+    assert.deepEqual(
+      names.filter((name) => name.includes(part)),
+      [],
+    );
+});
+
+test("racecheck runs less of attention, and all of its kernels", { skip: noSources }, () => {
+  const template = ["attention over $", "{TOKENS} packed tokens, heads of $", "{headDim}, $", "{label} (CUDA)"].join(
+    "",
+  );
+  assert.ok(readFileSync(join(SOURCES, "kernels.test.ts"), "utf8").includes(template));
+  const masks = ["causal", "window, soft-cap", "both directions"];
+  const heads = [64, 96, 128, 256];
+  const names = heads.flatMap((headDim) =>
+    masks.map((mask) => `attention over 1024 packed tokens, heads of ${headDim}, ${mask} (CUDA)`),
+  );
+  const kernels = [...names, "dropout draws the CPU's masks (CUDA)"]
+    .map((name) => `test(${JSON.stringify(name)}, () => {});`)
+    .join("\n");
+  const ran = (tool: string): string[] => {
+    const { log } = run({ kernels }, [`--sanitize=${tool}`], { SUMMARY: "========= ERROR SUMMARY: 0 errors" });
+    return [...log.matchAll(/^ok +\d+ ms {2}(.*)$/gm)].map(([, name]) => name!);
+  };
+  assert.equal(ran("memcheck").length, 13);
+  const chosen = ran("racecheck");
+  assert.ok(chosen.includes("dropout draws the CPU's masks (CUDA)"), chosen.join("\n"));
+  const shapes = chosen.flatMap((name) => {
+    const [, headDim, mask] = /heads of (\d+), (.*) \(CUDA\)/.exec(name) ?? [];
+    // cuDNN may take what is causal, without a soft-cap and of heads of up to 128.
+    return headDim === undefined || (mask === "causal" && Number(headDim) <= 128) ? [] : [Number(headDim)];
+  });
+  assert.ok(shapes.length < 5 && chosen.some((name) => name.includes("soft-cap")));
+  for (const capability of [75, 80, 86, 90, 120]) {
+    const tiles = (headDim: number): string[] => {
+      const found = tileKernels("f16", headDim, 0, capability);
+      if (!found) return [];
+      return [found.forward, found.gradQ, ...found.gradKv].map(({ file, defines: { D: _, ...shape } }) =>
+        JSON.stringify([file, shape]),
+      );
+    };
+    assert.deepEqual(new Set(shapes.flatMap(tiles)), new Set(shapes.flatMap(tiles).concat(heads.flatMap(tiles))));
+  }
 });
 
 test("a second pass runs the tests that launch kernels, the card used as an older one", { skip }, () => {
