@@ -20,6 +20,7 @@ import { AdaLora, adaLoraTargets, ranksFromPattern } from "./adalora.ts";
 import { type AdapterTensor, LoraAdapter } from "./adapter.ts";
 import { baseOverride, fillTensor, matchTensors } from "./adapter-weights.ts";
 import { baseParameter, createTensors, tyingWarnings } from "./attach.ts";
+import { BaseChanges } from "./base-changes.ts";
 import { changesBase, startFromBase } from "./base-init.ts";
 import { configFileText, parseConfigFile } from "./config-file.ts";
 import { DoraConstants, doraTargets } from "./dora.ts";
@@ -105,13 +106,16 @@ export async function readAdapter(
   const overrides = new Map<string, DeviceTensor>();
   let tensors: AdapterTensor[] = [];
   let tokenRows: TokenConstants | null = null;
+  const changes = new BaseChanges(model);
   try {
     for (const [parameter, info] of matchTensors(source, layout)) {
       const tensor = await baseOverride(source, info, model, parameter);
       if (tensor) overrides.set(parameter, tensor);
     }
     tensors = await createTensors(model, layout, (spec, tensor) => fillTensor(source, spec.name, tensor));
-    const start = changesBase(config) ? await startFromBase(model, config, resolution.targets, tensors, file) : null;
+    const start = changesBase(config)
+      ? await startFromBase(model, config, resolution.targets, tensors, file, changes)
+      : null;
     if (start) {
       for (const { name, tensor } of tensors) if (start.has(name)) await fillTensor(source, name, tensor);
     }
@@ -121,7 +125,7 @@ export async function readAdapter(
     const dora = config.useDora
       ? await DoraConstants.create(model, doraTargets(targets, tensors, weightOf), { trained: isTrainable })
       : null;
-    return new LoraAdapter({
+    const adapter = new LoraAdapter({
       model,
       config,
       targets,
@@ -135,9 +139,12 @@ export async function readAdapter(
       isTrainable,
       warnings: [...warnings, ...resolution.warnings, ...tying],
     });
+    changes.commit();
+    return adapter;
   } catch (error) {
     for (const tensor of [...overrides.values(), ...tensors.map((one) => one.tensor)]) tensor.dispose();
     tokenRows?.dispose();
+    changes.undo(error);
     throw error;
   }
 }

@@ -11,6 +11,7 @@ import {
   splitAdaLora,
 } from "./adalora-config.ts";
 import { type AdapterTensor, LoraAdapter } from "./adapter.ts";
+import { BaseChanges } from "./base-changes.ts";
 import { changesBase, startFromBase } from "./base-init.ts";
 import { DoraConstants, doraTargets, squaredLengths, updatedSquares } from "./dora.ts";
 import { initialValues } from "./init.ts";
@@ -60,14 +61,17 @@ export async function createLora(
     } else await copyWeight(model.backend, baseParameter(model, spec.parameters[0]!), tensor);
   });
   let tokenRows: TokenConstants | null = null;
+  const changes = new BaseChanges(model);
   try {
     tokenRows = await TokenConstants.create(model, tensors, (name) => baseParameter(model, name));
-    const start = changesBase(config) ? await startFromBase(model, config, resolution.targets, tensors, owner) : null;
+    const start = changesBase(config)
+      ? await startFromBase(model, config, resolution.targets, tensors, owner, changes)
+      : null;
     if (start) notes.push(baseNote(config));
     const dora = config.useDora ? await startDora(model, config, resolution.targets, tensors) : null;
     const warnings = [...notes, ...resolution.warnings, ...tying];
     const { targets } = resolution;
-    return new LoraAdapter({
+    const adapter = new LoraAdapter({
       model,
       config,
       targets,
@@ -79,9 +83,12 @@ export async function createLora(
       isTrainable: !config.inferenceMode,
       warnings,
     });
+    changes.commit();
+    return adapter;
   } catch (error) {
     for (const { tensor } of tensors) tensor.dispose();
     tokenRows?.dispose();
+    changes.undo(error);
     throw error;
   }
 }

@@ -4,6 +4,7 @@ import type { CausalLM } from "../models/model.ts";
 import { OptionError } from "../util/options.ts";
 import { Rng } from "../util/rng.ts";
 import type { AdapterTensor } from "./adapter.ts";
+import type { BaseChanges } from "./base-changes.ts";
 import { streamSeed } from "./init.ts";
 import { columns, fromFloats, type Matrix, multiply, transpose } from "./linear-algebra/matrix.ts";
 import { orthogonalFactor } from "./linear-algebra/qr.ts";
@@ -39,7 +40,8 @@ export function changesBase({ initLoraWeights: how }: LoraConfig): boolean {
  *   with B·A = 0. The weight becomes a 4-bit one. As in PEFT s is not made up for: use loraAlpha = r.
  *
  * Embeddings start as ever. Gives the first A and B by tensor name where W + s·(B·A − B₀·A₀) is the whole truth (PiSSA and
- * OLoRA). Throws OptionError before anything is changed.
+ * OLoRA). Throws OptionError before anything is changed. Any other error leaves weights that `changes` can put back, as it has
+ * to until the adapter is whole.
  */
 export async function startFromBase(
   model: CausalLM,
@@ -47,6 +49,7 @@ export async function startFromBase(
   targets: readonly LoraTarget[],
   tensors: readonly AdapterTensor[],
   owner: string,
+  changes: BaseChanges,
 ): Promise<ReadonlyMap<string, Float32Array>> {
   if (model.adapter) {
     throw new OptionError(
@@ -57,26 +60,29 @@ export async function startFromBase(
   for (const target of linear) checkTarget(model, config, target, owner);
   const originals = config.initLoraWeights === "loftq" ? originalWeights(model, linear, owner) : null;
   const runner = new ProductRunner(model.backend);
-  const first = new Map<string, Float32Array>();
+  const pairs = new Map<LoraTarget, readonly [a: Float32Array, b: Float32Array]>();
   try {
     for (const target of linear) {
-      const { a, b } = originals
-        ? await loftq(model, config, target, originals, runner)
+      const start = originals
+        ? await loftq(model, config, target, originals, runner, changes)
         : await residualStart(model, config, target, runner);
-      for (const [kind, { data }] of [
-        ["A", a],
-        ["B", b],
-      ] as const) {
-        const { name, tensor } = tensors.find((one) => one.target === target && one.kind === kind)!;
-        const values = Float32Array.from(data);
-        writeFloats(tensor, values);
-        if (!originals) first.set(name, values);
-      }
+      pairs.set(target, [Float32Array.from(start.a.data), Float32Array.from(start.b.data)]);
     }
   } finally {
     runner.dispose();
     originals?.close();
   }
+  const first = new Map<string, Float32Array>();
+  for (const [target, pair] of pairs) {
+    for (const [i, kind] of (["A", "B"] as const).entries()) {
+      const { name, tensor } = tensors.find((one) => one.target === target && one.kind === kind)!;
+      writeFloats(tensor, pair[i]!);
+      first.set(name, pair[i]!);
+    }
+  }
+  if (originals) return new Map();
+  // All decompositions, which take the time and memory, have been made by now.
+  for (const [target, pair] of pairs) await subtract(model, target, pair, changes);
   return first;
 }
 
@@ -98,32 +104,36 @@ function checkTarget(model: CausalLM, config: LoraConfig, { path, r, shape }: Lo
   }
 }
 
-/** PiSSA and OLoRA: A and B such that the base weight without them is what is left. */
+/** PiSSA and OLoRA: A and B of which the base weight is then rid. */
 async function residualStart(
   model: CausalLM,
   config: LoraConfig,
   target: LoraTarget,
   runner: ProductRunner,
 ): Promise<Start> {
-  const { backend } = model;
-  const { path, scale, r } = target;
+  const weight = await readWeight(model.backend, model.parameter(`${target.path}.weight`));
+  return config.initLoraWeights === "olora"
+    ? olora(target, weight)
+    : halves(await pissa(config, target, weight, runner), Math.sqrt(1 / target.scale));
+}
+
+/** W ← W − s·B·A, of A and B in f32, as they are stored. */
+async function subtract(
+  model: CausalLM,
+  { path, scale, r, shape: [out, width] }: LoraTarget,
+  [a, b]: readonly [Float32Array, Float32Array],
+  changes: BaseChanges,
+): Promise<void> {
   const tensor = model.parameter(`${path}.weight`);
-  const weight = await readWeight(backend, tensor);
-  const start =
-    config.initLoraWeights === "olora"
-      ? olora(target, weight)
-      : halves(await pissa(config, target, weight, runner), Math.sqrt(1 / scale));
-  // In f32, as they are stored.
-  const [a, b] = [start.a, start.b].map((half) => ({ ...half, data: Float64Array.from(Float32Array.from(half.data)) }));
-  const [out, width] = target.shape;
+  const weight = await readWeight(model.backend, tensor);
   for (let i = 0; i < out; i++) {
     for (let k = 0; k < r; k++) {
-      const factor = scale * b!.data[i * r + k]!;
-      for (let j = 0; j < width; j++) weight[i * width + j]! -= factor * a!.data[k * width + j]!;
+      const factor = scale * b[i * r + k]!;
+      for (let j = 0; j < width; j++) weight[i * width + j]! -= factor * a[k * width + j]!;
     }
   }
+  await changes.keep(tensor);
   store(model, tensor, weight);
-  return { a: a!, b: b! };
 }
 
 async function pissa(
@@ -172,8 +182,9 @@ async function loftq(
   target: LoraTarget,
   originals: ReturnType<typeof originalWeights>,
   runner: ProductRunner,
+  changes: BaseChanges,
 ): Promise<Start> {
-  const { backend, parameters } = model;
+  const { backend } = model;
   const name = `${target.path}.weight`;
   const weight = await originals.read(name);
   let tensor = model.parameter(name);
@@ -181,11 +192,11 @@ async function loftq(
   for (let round = 0; round < loftqConfig!.loftqIter; round++) {
     if (tensor.dtype !== "nf4") {
       const quantised = backend.createTensor(name, "nf4", tensor.shape, { role: "weight", blockSize: 64 });
+      changes.replace(name, quantised);
       store(model, quantised, weight);
-      parameters.set(name, quantised);
-      tensor.dispose();
       tensor = quantised;
     } else if (start) {
+      await changes.keep(tensor);
       store(model, tensor, minus(weight, multiply(start.b, start.a).data));
     }
     const residual = minus(weight, await backend.dequantize(tensor));

@@ -5,7 +5,7 @@ import { camelCase, OptionError, parseOptions } from "../util/options.ts";
 import { type AdaLoraConfigOptions, adaLoraConfig, isAdaLora } from "./adalora-config.ts";
 import { createLora } from "./attach.ts";
 import { loraSchema } from "./lora-config.ts";
-import { checkBaseModel, PeftModel } from "./peft-model.ts";
+import { checkBaseModel, checkedName, PeftModel } from "./peft-model.ts";
 import { withoutUnsupported } from "./unsupported.ts";
 
 /** Named in targetModules, these are trained in full. */
@@ -57,6 +57,8 @@ export async function getPeftModel(
     adapterName,
     ...config
   } = isAdaLora(given, owner) ? adaLoraOptions(owner, given) : parseOptions(owner, schema, given);
+  // Before there is an adapter to be freed, and a base weight that it has changed.
+  checkedName(adapterName);
   const adapter = await createLora(model, trainEmbeddingsInFull(config), owner);
   return new PeftModel(model, adapter, { adapterName, gradientCheckpointing: useGradientCheckpointing });
 }

@@ -49,6 +49,7 @@ export class PeftModel {
   ): Promise<PeftModel> {
     checkBaseModel("PeftModel.fromPretrained", model);
     if (typeof dir !== "string") throw new OptionError("PeftModel.fromPretrained: the adapter's folder is missing");
+    if (options.adapterName !== undefined) checkedName(options.adapterName);
     return new PeftModel(model, await readAdapter(model, dir, options), options);
   }
 
@@ -227,8 +228,8 @@ export function checkBaseModel(owner: string, model: unknown): void {
   throw new OptionError(`${owner}: expected a model: ${hint}`);
 }
 
-/** It becomes a folder's name. */
-function checkedName(name: string): string {
+/** An adapter's name, which becomes a folder's. Throws OptionError. */
+export function checkedName(name: string): string {
   if (/^[\w-][\w.-]*$/.test(name)) return name;
   throw new OptionError(`adapter name "${name}": expected letters, digits, "_", "-" and "." only`);
 }
