@@ -35,6 +35,8 @@ export interface PlanTrainingOptions extends Pick<StorageOptions, "dtype" | "off
   readonly eightBit?: boolean | undefined;
   /** As fromPretrained takes it; for "cuda" no GPU needs to be there when `memory` says how much it has. */
   readonly device?: DeviceName | undefined;
+  /** As fromPretrained takes it: products in 8 bits have workspaces of their own. Default false. */
+  readonly fp8?: boolean | undefined;
   /** Bytes there are; what this process can have, or the GPU has, when left out. */
   readonly memory?: number | undefined;
   /** CPU threads: kernels' workspaces depend on them. */

@@ -19,10 +19,10 @@ export interface SketchPlace {
 
 /**
  * A sketch of what openDevice would open. With "cuda" a GPU need not be there: then `memory` says how large it is.
- * Throws OptionError when neither says.
+ * Throws OptionError when neither says, and as openDevice does for fp8 where there is no GPU for it.
  */
 export async function openSketchDevice(
-  { device = "auto", threads, dtype }: Pick<DeviceOptions, "device" | "threads" | "dtype">,
+  { device = "auto", threads, dtype, fp8 = false }: Pick<DeviceOptions, "device" | "threads" | "dtype" | "fp8">,
   memory?: number,
   status: typeof cudaStatus = cudaStatus,
 ): Promise<SketchPlace> {
@@ -32,10 +32,13 @@ export async function openSketchDevice(
   }
   if (device === "cuda" || card) {
     const computeDtype = dtype ? storageOf(dtype) : undefined;
-    const backend = new SketchCudaBackend(computeDtype && { computeDtype }, card ?? undefined);
-    const warnings = card ? [] : ["planned for a GPU of compute capability 8.0 or newer, which is not in this machine"];
+    const backend = new SketchCudaBackend({ ...(computeDtype && { computeDtype }), fp8 }, card ?? undefined);
+    const needed = fp8 ? "8.9" : "8.0";
+    const absent = `planned for a GPU of compute capability ${needed} or newer, which is not in this machine`;
+    const warnings = card ? [] : [absent];
     return { backend, memory: memory ?? Math.floor(USABLE * card!.bytes), warnings };
   }
+  if (fp8) throw new OptionError('fp8 needs a GPU: leave it out, or plan with device: "cuda" and the memory of one');
   const backend = await openSketchBackend({ threads });
   const wanted = memory ?? availableMemory();
   if (backend.runtime.kind !== "wasm" || wanted <= WASM_BYTES) return { backend, memory: wanted, warnings: [] };

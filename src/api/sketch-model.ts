@@ -6,6 +6,7 @@ import { parseJsonObject } from "../formats/strict-json.ts";
 import { numel } from "../graph/types.ts";
 import type { DecoderConfig } from "../models/config.ts";
 import { parseConfig } from "../models/family.ts";
+import { tensorOptions } from "../models/load/fill.ts";
 import { openModel } from "../models/load/load.ts";
 import { type MatchedWeight, matchWeights } from "../models/load/match.ts";
 import type { DenseDType, DenseWeight } from "../models/load/source.ts";
@@ -29,11 +30,9 @@ export function sketchModel(path: string, backend: Backend, options: StorageOpti
   // A checkpoint made with bitsandbytes is in 4 bits whatever is asked for.
   const quantized = hfConfig.quantization_config !== undefined && !options.fullFinetuning;
   const stored = planStorage(weights, { ...options, loadIn4bit: options.loadIn4bit || quantized });
+  const kept = tensorOptions(stored);
   const parameters = new Map(
-    stored.map(({ spec, dtype, quantization, host }) => [
-      spec.name,
-      backend.createTensor(spec.name, dtype, spec.shape, { role: "weight", ...quantization, ...(host && { host }) }),
-    ]),
+    stored.map(({ spec, dtype }, i) => [spec.name, backend.createTensor(spec.name, dtype, spec.shape, kept[i]!)]),
   );
   return new CausalLM({ backend, config: decoder, hfConfig, parameters, nameOrPath: path });
 }

@@ -63,7 +63,7 @@ async function runPlan(configFile: string | undefined, flags: PlanFlags): Promis
 
 /** What planning needs of a training's settings. */
 export function planOptions({ model, lora, sft, args }: TrainSettings) {
-  const { model: name, adapter: _, revision, fp8: __, ...loading } = model;
+  const { model: name, adapter: _, revision, ...loading } = model;
   return {
     ...loading,
     modelName: required(name, "model", "PATH"),

@@ -1,4 +1,5 @@
 import type { Node } from "../../graph/graph.ts";
+import { aligned } from "../../graph/liveness.ts";
 import type { Program } from "../../graph/program.ts";
 import { type FloatDType, numel } from "../../graph/types.ts";
 import type { Executable } from "../backend.ts";
@@ -21,10 +22,17 @@ export class NotRun extends Error {}
 export class CollectingBackend extends SketchCudaBackend {
   /** Launches by source, names and kernel: one of each. */
   readonly launches = new Map<string, Launch>();
+  /** The most scratch that a node has at a time, rounded up as the arena's blocks are. */
+  readonly scratch = new Map<Node, number>();
   /** One of each kind. */
   readonly products = new Map<string, Product>();
 
-  constructor(computeDtype: FloatDType, computeCapability: number, fp8 = false) {
+  constructor(
+    computeDtype: FloatDType,
+    computeCapability: number,
+    fp8 = false,
+    card: Partial<Omit<DeviceInfo, "computeCapability">> = {},
+  ) {
     const sharedBytes = (computeCapability < 80 ? 64 : 163) * 1024;
     const info: DeviceInfo = {
       id: 0,
@@ -35,6 +43,7 @@ export class CollectingBackend extends SketchCudaBackend {
       multiprocessors: 80,
       sharedBytes,
       l2Bytes: 2 ** 22,
+      ...card,
     };
     super({ computeDtype, fp8 }, info);
   }
@@ -52,6 +61,7 @@ export class CollectingBackend extends SketchCudaBackend {
   private collecting(node: Node): Lowering {
     const { computeCapability, multiprocessors } = this.device.info;
     const nothing = (): void => undefined;
+    let used = 0;
     return {
       multiprocessors,
       computeCapability,
@@ -61,8 +71,16 @@ export class CollectingBackend extends SketchCudaBackend {
         if (value.tensor instanceof CudaTensor) return value.tensor;
         throw new Error(`${value} is no tensor`);
       },
-      scratch: () => 2 ** 33,
-      scoped: (body) => body(),
+      scratch: (bytes) => {
+        used += aligned(bytes);
+        this.scratch.set(node, Math.max(used, this.scratch.get(node) ?? 0));
+        return 2 ** 33 + used;
+      },
+      scoped: (body) => {
+        const before = used;
+        body();
+        used = before;
+      },
       launch: (launch) => {
         const most = sharedLimit(computeCapability);
         if ((launch.sharedBytes ?? 0) > most)

@@ -15,6 +15,14 @@ const TYPICAL: DeviceInfo = {
   sharedBytes: 163 * 1024,
   l2Bytes: 40 * 2 ** 20,
 };
+/** One that multiplies in 8 bits: an H100. */
+const TYPICAL_FP8: DeviceInfo = {
+  ...TYPICAL,
+  computeCapability: 90,
+  multiprocessors: 132,
+  sharedBytes: 227 * 1024,
+  l2Bytes: 50 * 2 ** 20,
+};
 
 /** Contexts and allocations that cost nothing: addresses are made up, contents are forgotten. */
 class SketchDevice {
@@ -63,7 +71,7 @@ class SketchDevice {
  * run. What a training would need on a GPU is found out with it, anywhere.
  */
 export class SketchCudaBackend extends CudaBackend {
-  constructor(options: CudaOptions = {}, info: DeviceInfo = TYPICAL) {
+  constructor(options: CudaOptions = {}, info: DeviceInfo = options.fp8 ? TYPICAL_FP8 : TYPICAL) {
     // Only what planning calls is there; the rest of a device runs programs.
     super(options, new SketchDevice(info) as unknown as CudaDevice);
   }

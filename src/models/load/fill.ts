@@ -1,5 +1,5 @@
 import { setImmediate as nextTurn } from "node:timers/promises";
-import type { Backend, DeviceTensor } from "../../backends/backend.ts";
+import type { Backend, DeviceTensor, TensorOptions } from "../../backends/backend.ts";
 import { densePieces } from "./convert.ts";
 import { isDense } from "./dtypes.ts";
 import type { Nf4Weight } from "./source.ts";
@@ -31,15 +31,11 @@ export async function createParameters(
   const tensors = new Map<string, DeviceTensor>();
   const total = parameters.reduce((sum, { weight }) => sum + weight.fileBytes, 0);
   let done = 0;
-  const layers = parameters.map(({ spec }) => layerOf(spec.name));
-  const last = Math.max(...layers);
+  const kept = tensorOptions(parameters);
   try {
     for (const [i, parameter] of parameters.entries()) {
-      const { spec, dtype, quantization, weight, host = false } = parameter;
-      // Where products are in 8 bits, those of the first and the last layer lose more than others.
-      const precise = layers[i] === 0 || layers[i] === last;
-      const about = { role: "weight", host, precise, ...quantization } as const;
-      const tensor = backend.createTensor(spec.name, dtype, spec.shape, about);
+      const { spec, dtype, weight } = parameter;
+      const tensor = backend.createTensor(spec.name, dtype, spec.shape, kept[i]!);
       tensors.set(spec.name, tensor);
       await fill(backend, tensor, parameter, options.signal);
       done += weight.fileBytes;
@@ -50,6 +46,17 @@ export async function createParameters(
     for (const tensor of tensors.values()) tensor.dispose();
     throw error;
   }
+}
+
+/** How the tensors of a whole model's parameters are made. */
+export function tensorOptions(parameters: readonly StoredParameter[]): TensorOptions[] {
+  const layers = parameters.map(({ spec }) => layerOf(spec.name));
+  const last = Math.max(...layers);
+  return parameters.map(({ quantization, host = false }, i) => {
+    // Where products are in 8 bits, those of the first and the last layer lose more than others.
+    const precise = layers[i] === 0 || layers[i] === last;
+    return { role: "weight", host, precise, ...quantization };
+  });
 }
 
 /** The layer that a parameter belongs to; −1: none. */
