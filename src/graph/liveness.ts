@@ -38,15 +38,16 @@ export const aligned = (bytes: number): number => Math.ceil(bytes / ALIGNMENT) *
  * Lifetimes of all values of `steps`, with in-place rules applied where an input dies and views folded into what they
  * show. Inputs and outputs are held for the whole program.
  *
- * `keptReaders` are the last readers of values where nothing is recomputed: a forward product, or its repetition, is written
- * over an input only where it is then, too. A library may round a sum onto its own addend otherwise than one onto another
- * array, and what the planner gives up must not show in the gradients.
+ * `readers` are the nodes that alone read a value where nothing is recomputed: a forward product, or its repetition, is
+ * written over nothing else. A library may round a sum onto its own addend otherwise than one onto another array, so this must
+ * not hang on what else the program does: what the planner gives up must not show in the gradients, nor a model that is
+ * differentiated differ from the same one that is not (a preference loss would not begin at ln 2).
  */
 export function analyseLiveness(
   graph: Graph,
   steps: readonly Node[],
   workspaceOf: WorkspaceOf,
-  keptReaders: ReadonlyMap<Value, Node>,
+  readers: ReadonlyMap<Value, Node | null>,
 ): Liveness {
   const contents = tensorContents(steps);
   checkUpdates(steps, contents);
@@ -75,10 +76,10 @@ export function analyseLiveness(
   };
   for (const value of graph.inputs.values()) open(value, -1, "input", steps.length);
 
-  const asKept = (node: Node, source: Value): boolean => {
+  const mayCover = (node: Node, source: Value): boolean => {
     if (!node.op.placeMatters || (node.phase !== "forward" && !node.recomputeOf)) return true;
     const original = source.node?.recomputeOf?.outputs[source.index] ?? source;
-    return keptReaders.get(original) === (node.recomputeOf ?? node);
+    return readers.get(original) === (node.recomputeOf ?? node);
   };
 
   steps.forEach((node, at) => {
@@ -105,7 +106,7 @@ export function analyseLiveness(
         const source = output === index && node.inputs[input] ? root(node.inputs[input]) : null;
         const block = source?.kind === "computed" ? blockOf.get(source) : undefined;
         if (!source || !block || taken.has(block) || block.pool === "host") continue;
-        if (lastUse.get(source) !== at || source.bytes !== value.bytes || !asKept(node, source)) continue;
+        if (lastUse.get(source) !== at || source.bytes !== value.bytes || !mayCover(node, source)) continue;
         if (node.inputs.filter((v) => v && blockOf.get(root(v)) === block).length !== 1) continue;
         taken.add(block);
         block.end = Math.max(block.end, end);
@@ -128,14 +129,15 @@ export function analyseLiveness(
   return { blocks, blockOf, contents, workspaces };
 }
 
-/** The last node that reads each value, itself or as a view. */
-export function lastReaders(nodes: readonly Node[]): Map<Value, Node> {
-  const readers = new Map<Value, Node>();
+/** The node that reads a value, itself or as a view, where it is the only one; else null. */
+export function onlyReaders(nodes: readonly Node[]): Map<Value, Node | null> {
+  const readers = new Map<Value, Node | null>();
   for (const node of nodes) {
+    if (node.op.view) continue;
     for (const input of node.inputs) {
       let value = input;
       while (value) {
-        readers.set(value, node);
+        readers.set(value, readers.has(value) && readers.get(value) !== node ? null : node);
         value = value.node?.op.view ? value.node.inputs[0]! : null;
       }
     }

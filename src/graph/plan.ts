@@ -1,5 +1,5 @@
 import type { Graph, Node } from "./graph.ts";
-import { analyseLiveness, lastReaders, liveBytes, type WorkspaceOf } from "./liveness.ts";
+import { analyseLiveness, liveBytes, onlyReaders, type WorkspaceOf } from "./liveness.ts";
 import { optimize } from "./optimize.ts";
 import { overlapCopies } from "./overlap.ts";
 import { packBlocks } from "./pack.ts";
@@ -45,7 +45,7 @@ export function plan(graph: Graph, options: PlanOptions): Program {
   optimize(graph);
   const nodes = graph.nodes.slice();
   const saved = savedActivations(nodes);
-  const keptReaders = lastReaders(nodes);
+  const readers = onlyReaders(nodes);
   const workspaces = new Map<Node, number>();
   const workspaceOf = (node: Node): number => {
     let bytes = workspaces.get(node.origin);
@@ -65,7 +65,7 @@ export function plan(graph: Graph, options: PlanOptions): Program {
   const program = (count: number): Program => {
     const decisions = keepFirst(count);
     const steps = overlapCopies(graph, applyDecisions(graph, nodes, saved, decisions), options.rates);
-    const liveness = analyseLiveness(graph, steps, workspaceOf, keptReaders);
+    const liveness = analyseLiveness(graph, steps, workspaceOf, readers);
     const { peak } = liveBytes(liveness, steps.length, "arena");
     const arena = packBlocks(liveness.blocks, "arena", 1.01 * peak, true);
     const host = packBlocks(liveness.blocks, "host");

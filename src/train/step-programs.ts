@@ -100,7 +100,8 @@ export function planForward(options: StepOptions, name: string, forward: Forward
   for (const [key, value] of Object.entries(forward(lossContext(graph, options, false, shape)))) {
     graph.output(key, value.dtype === "bf16" || value.dtype === "f16" ? cast(value, "f32") : value);
   }
-  const { workspaceOf, rates } = options.model.backend;
+  const { workspaceOf, rates, groupsProducts } = options.model.backend;
+  if (groupsProducts) groupTrainingProducts(graph); // as in a training step, and so rounded alike
   return plan(graph, { workspaceOf, rates, name: `${name}, ${shape.tokens} tokens` });
 }
 
