@@ -1,6 +1,7 @@
 import type { Node, Value } from "../../graph/graph.ts";
 import { GraphError } from "../../graph/types.ts";
 import { membersOf } from "../../ops/fused-step.ts";
+import { sharedLimit } from "./attention-tiles.ts";
 import { cType, float, int, type KernelArgument, long, pointer } from "./kernels.ts";
 import { colsOf, floatOf, type Lower, type Lowering, number, rowsOf, rowThreads, typed } from "./lowering.ts";
 
@@ -113,7 +114,15 @@ export function fusedLowerings(lowerOne: Lower): Readonly<Record<string, Lower>>
 
 /** Whether products of one A, of the same kind, can be made by the kernels for few rows (gemv.cu). */
 export function fewRows(nodes: readonly Node[], to: Lowering): boolean {
-  return to.computeCapability >= MMA_CAPABILITY && (nodes.every((node) => isWide(node, to)) || nodes.every(isNarrow));
+  if (to.computeCapability < MMA_CAPABILITY) return false;
+  if (nodes.every(isNarrow)) return true;
+  const [first] = nodes.map((node) => node.inputs[1]!);
+  return nodes.every((node) => isWide(node, to) && isNested(node.inputs[1]!, to) === isNested(first!, to));
+}
+
+/** Whether a weight's scales are quantised too. */
+function isNested(weight: Value, to: Lowering): boolean {
+  return weight.dtype === "nf4" && to.tensor(weight).quantization!.doubleQuant;
 }
 
 /** The launch for products that `fewRows` accepted. */
@@ -146,27 +155,60 @@ function isNarrow(node: Node): boolean {
   return rowsOf(a) <= MOST_ROWS.nf4 && rowsOf(b) <= NARROW && colsOf(a) % 8 === 0;
 }
 
+/** How few_rows is compiled: the names of gemv.cu. */
+interface Shape {
+  readonly MT: number;
+  readonly WARPS: number;
+  readonly STAGES: number;
+  readonly TAIL: number;
+}
+
+/** Shapes by rows of x over 8, best first; later ones are for cards whose blocks have less shared memory (163, 99 KiB). */
+const SHAPES: Readonly<Record<number, readonly (readonly [MT: number, WARPS: number, STAGES: number, TAIL: number])[]>> = {
+  1: [[2, 16, 2, 2], [1, 16, 3, 1], [1, 8, 2, 1]],
+  2: [[2, 8, 3, 4], [2, 8, 2, 4], [1, 8, 2, 1]],
+  4: [[1, 8, 3, 4], [1, 5, 2, 4]],
+}; // biome-ignore format: a table
+
+/** Shared memory that may be the system's, before a block's own. */
+const RESERVED = 1024;
+const TABLE = 4 * 32 * 256;
+
+/** Dynamic shared memory of few_rows: sums, maps, the decoding table from a multiple of its size on, slots. */
+function sharedBytesOf(nf4: boolean, NT: number, { MT, WARPS, STAGES }: Shape): number {
+  const features = 16 * MT;
+  const sums = 4 * 2 * (WARPS + 1) * features * (8 * NT + 1);
+  const slots = WARPS * STAGES * 128 * features;
+  if (!nf4) return sums + slots;
+  const maps = 4 * 3 * 256;
+  return TABLE * (Math.ceil((RESERVED + sums + maps) / TABLE) + 1) + slots;
+}
+
 function lowerWide(nodes: readonly Node[], to: Lowering): void {
   const [x, first] = nodes[0]!.inputs as [Value, Value];
   const nf4 = first.dtype === "nf4";
   const [m, k] = [rowsOf(x), colsOf(x)];
   const NT = m <= 8 ? 1 : m <= 16 ? 2 : 4;
-  const MT = NT === 2 ? 2 : 1;
-  const features = 16 * MT;
-  // As in the kernel: WARPS, and TAIL.
-  const [streaming, tail] = [8, NT * MT >= 4 ? 4 : 1];
+  const most = sharedLimit(to.computeCapability);
+  const shapes = SHAPES[NT]!.map(([MT, WARPS, STAGES, TAIL]): Shape => ({ MT, WARPS, STAGES, TAIL }));
+  const shape = shapes.find((one) => sharedBytesOf(nf4, NT, one) <= most)!;
+  const features = 16 * shape.MT;
   const tiles = nodes.reduce((sum, node) => sum + Math.ceil(colsOf(node.outputs[0]!) / features), 0);
   const turns = Math.ceil(m / (8 * NT));
-  const resident = (NT === 1 ? 2 : 1) * to.multiprocessors;
-  const sums = 4 * 2 * (streaming + 1) * features * (8 * NT + 1);
   to.launch({
     file: "gemv",
-    defines: { NF4: nf4 ? 1 : 0, NT, MT, Y: cType(floatOf(nodes[0]!.outputs[0]!)) },
+    defines: {
+      NF4: nf4 ? 1 : 0,
+      NESTED: isNested(first, to) ? 1 : 0,
+      NT,
+      ...shape,
+      Y: cType(floatOf(nodes[0]!.outputs[0]!)),
+    },
     kernel: "few_rows",
-    grid: [Math.min(tiles, Math.ceil(resident / turns)), turns],
-    threads: 32 * (streaming + tail),
+    grid: [Math.min(tiles, Math.ceil(to.multiprocessors / turns)), turns],
+    threads: 32 * (shape.WARPS + shape.TAIL),
     overlap: true,
-    sharedBytes: (nf4 ? 4 * (256 * 32 + 3 * 256) : 0) + sums,
+    sharedBytes: sharedBytesOf(nf4, NT, shape),
     args: [int(tiles), int(m), int(k), pointer(to.address(x)), ...three(nodes, (node) => part(node, to))],
   });
 }

@@ -1,21 +1,22 @@
 // Products of few rows with up to three weights: y = acc + bias + alpha·x·Wᵀ + alpha2·low·Bᵀ, x [M, K] bf16, K a multiple of
-// 64. They are as fast as the weights stream in. NF4: 1: 4-bit weights with blocks of 64 elements, 0: bf16 weights. NT: rows
-// of x are taken 8·NT at a time; MT: features 16·MT at a time, which share what is read of x. Y: type of y and acc.
+// 64. They are as fast as the weights stream in. NF4: 1: 4-bit weights with blocks of 64 elements (NESTED: their scales are
+// quantised, too), 0: bf16 weights. NT: rows of x are taken 8·NT at a time; MT: features 16·MT at a time, which share what is read of x. Y: type of y and acc.
 //
-// A block takes a tile of 16·MT features at a time. Its first WARPS warps only stream (gemv_chunks.cuh): each multiplies every
-// WARPS-th chunk of the depth, with the next chunk, of the next tile if need be, on its way. The TAIL warps after them have the
-// rest of a tile: the update (gemv_update.cuh), acc and bias, the sum of what the others found. Sums of two tiles are held in
-// turn, so that neither waits.
-#define WARPS 8
-#define TAIL (NT * MT >= 4 ? 4 : 1)
+// A block takes a tile of 16·MT features at a time. Its first WARPS warps only stream: chunks of the depth, tile after tile, go
+// to them in turn, and each has the next STAGES - 1 on their way while it multiplies one (gemv_chunks.cuh). The TAIL warps after
+// them have the rest of a tile: the update (gemv_update.cuh), acc and bias, the sum of what the others found. Sums of two tiles
+// are held in turn, so that neither waits.
 #define FEATURES (16 * MT)
 #define OUTPUTS (FEATURES * ROWS / (32 * TAIL))  // of a tile, for each thread of the TAIL
 #define ROWS (8 * NT)
 #define PITCH (ROWS + 1)
+#define THREADS (32 * (WARPS + TAIL))
 #define DOUBLE_QUANT_MAP 256
-// Words of dynamic shared memory: the decoding table, the maps of three weights, partial sums of two tiles in turn.
-#define TABLE_WORDS (NF4 ? 256 * 32 : 0)
-#define MAPS_WORDS (NF4 ? 3 * DOUBLE_QUANT_MAP : 0)
+// Bytes of dynamic shared memory: sums of two tiles in turn, [2, WARPS + 1, FEATURES, PITCH], the maps of three weights, the
+// decoding table from a multiple of its size on, the slots of chunks. lower-decode.ts adds them up.
+#define SUMS_BYTES (4 * 2 * (WARPS + 1) * FEATURES * PITCH)
+#define MAPS_BYTES (NF4 ? 4 * 3 * DOUBLE_QUANT_MAP : 0)
+#define TABLE_BYTES (NF4 ? 4 * 32 * 256 : 0)
 
 // A weight [n, K] and what belongs to it. Pointers that may be 0: nested and map (no double quantisation), bias, acc, low.
 struct Part {
@@ -31,6 +32,9 @@ struct Part {
   int n, rank;
   float offset, alpha, alpha2;
   int pad;
+};
+struct Parts {
+  Part part[3];
 };
 
 DEVICE void mma(float (&d)[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1) {
@@ -48,19 +52,11 @@ DEVICE u32 pair_of(float low, float high) {
 #include "gemv_chunks.cuh"
 #include "gemv_update.cuh"
 
-// The part that a tile of all parts' tiles belongs to, and its number there.
-DEVICE Part part_of(int& tile, int& index, const Part& p0, const Part& p1, const Part& p2) {
-  const int n0 = (p0.n + FEATURES - 1) / FEATURES, n1 = (p1.n + FEATURES - 1) / FEATURES;
-  if (tile < n0) return index = 0, p0;
-  tile -= n0;
-  if (tile < n1) return index = 1, p1;
-  tile -= n1;
-  return index = 2, p2;
-}
+DEVICE int tiles_of(const Part& p) { return (p.n + FEATURES - 1) / FEATURES; }
 
 // Barriers of the whole block by number: those who arrive go on, those who meet wait until all others are there.
-DEVICE void arrive(int barrier) { asm volatile("bar.arrive %0, %1;" ::"r"(barrier), "n"(32 * (WARPS + TAIL)) : "memory"); }
-DEVICE void meet(int barrier) { asm volatile("bar.sync %0, %1;" ::"r"(barrier), "n"(32 * (WARPS + TAIL)) : "memory"); }
+DEVICE void arrive(int barrier) { asm volatile("bar.arrive %0, %1;" ::"r"(barrier), "n"(THREADS) : "memory"); }
+DEVICE void meet(int barrier) { asm volatile("bar.sync %0, %1;" ::"r"(barrier), "n"(THREADS) : "memory"); }
 #define FULL 1   // + turn: the sums of a tile are there
 #define EMPTY 3  // + turn: they have been read
 
@@ -74,51 +70,66 @@ DEVICE void store_sums(float* to, const float (&acc)[NT][4]) {
 }
 
 // blockIdx.y: which rows.
-extern "C" __global__ void __launch_bounds__(32 * (WARPS + TAIL), NT * MT == 1 ? 2 : 1)
-    few_rows(int tiles, int M, int K, const bf16* x, Part p0, Part p1, Part p2) {
-  extern __shared__ u32 dynamic[];
-  u32* table = dynamic;
-  float* maps = reinterpret_cast<float*>(dynamic + TABLE_WORDS);
-  float* sums = reinterpret_cast<float*>(dynamic + TABLE_WORDS + MAPS_WORDS);  // [2, WARPS + 1, FEATURES, PITCH]
+extern "C" __global__ void __launch_bounds__(THREADS, 1)
+    few_rows(int tiles, int M, int K, const bf16* x, const __grid_constant__ Parts parts) {
+  extern __shared__ __align__(128) u8 dynamic[];
+  float* sums = reinterpret_cast<float*>(dynamic);
+  float* maps = reinterpret_cast<float*>(dynamic + SUMS_BYTES);
   const int warp = threadIdx.x >> 5;
   const int row0 = ROWS * blockIdx.y, rows = M - row0 < ROWS ? M - row0 : ROWS;
-  const int chunks = (K / 64 + BLOCKS - 1) / BLOCKS;
+  const int chunks = (K / 64 + CHUNK_BLOCKS - 1) / CHUNK_BLOCKS;
+  const int first1 = tiles_of(parts.part[0]), first2 = first1 + tiles_of(parts.part[1]);
+  const auto tile_at = [&](int tile) {
+    if (tile < first1) return Tile{0, tile};
+    return tile < first2 ? Tile{1, tile - first1} : Tile{2, tile - first2};
+  };
   const bool streams = warp < WARPS;
-  Chunk next;
-  int ahead = blockIdx.x, chunk = warp;
-  const auto fetch = [&]() {
-    int tile = ahead, index;
-    const Part p = part_of(tile, index, p0, p1, p2);
-    load_chunk(next, p, tile, chunk, K);
+  const Table table = table_at(dynamic + SUMS_BYTES + MAPS_BYTES);
+  const u32 slots = table.end() + warp * STAGES * SLOT_BYTES;
+  Cursor next{(int)blockIdx.x, warp};  // what is to be copied next
+  Scales scales[STAGES - 1];           // of the chunks on their way
+  const auto copy = [&](u32 slot, Scales& scale) {
+    if (next.tile < tiles) {
+      const Tile tile = tile_at(next.tile);
+      copy_chunk(slot, parts.part[tile.part], tile.index, next.chunk, K);
+      scale.load(parts.part[tile.part], tile.index, next.chunk, K);
+      next.advance(chunks);
+    }
+    end_of_copies();
   };
   start_next();
-  if (streams && chunk < chunks) fetch();
+  if (streams) {
+    next.settle(chunks);
+#pragma unroll
+    for (int i = 0; i < STAGES - 1; i++) copy(slots + SLOT_BYTES * i, scales[i]);
+  }
 #if NF4
-  for (int i = threadIdx.x; i < 256 * 8; i += 32 * (WARPS + TAIL)) {  // the even element is the high half of its byte
-    const u32 both = pair_of(CODE[i >> 7], CODE[i >> 3 & 15]);
-    reinterpret_cast<uint4*>(table)[i] = make_uint4(both, both, both, both);
-  }
-  for (int i = threadIdx.x; i < DOUBLE_QUANT_MAP; i += 32 * (WARPS + TAIL)) {
-    if (p0.map) maps[i] = p0.map[i];
-    if (p1.map) maps[DOUBLE_QUANT_MAP + i] = p1.map[i];
-    if (p2.map) maps[2 * DOUBLE_QUANT_MAP + i] = p2.map[i];
-  }
+  table.fill();
+  for (int i = threadIdx.x; i < DOUBLE_QUANT_MAP; i += THREADS)
+#pragma unroll
+    for (int p = 0; p < 3; p++)
+      if (parts.part[p].map) maps[DOUBLE_QUANT_MAP * p + i] = parts.part[p].map[i];
   __syncthreads();
 #endif
   wait_for_previous();
   int turn = 0;
   if (streams) {
+    const Rows from(x + (i64)row0 * K, rows, K);
+    int slot = 0, chunk = warp;
     for (int all = blockIdx.x; all < tiles; all += gridDim.x, turn ^= 1) {
-      int tile = all, index;
-      const Part p = part_of(tile, index, p0, p1, p2);
+      const int part = tile_at(all).part;
       float acc[MT][NT][4] = {};
-      for (int c = warp; c < chunks; c += WARPS) {
-        const Chunk now = next;
-        chunk += WARPS;
-        if (chunk >= chunks) chunk = warp, ahead += gridDim.x;
-        if (ahead < tiles) fetch();
-        multiply(acc, now, p, maps + DOUBLE_QUANT_MAP * index, table, c, x + (i64)row0 * K, rows, K);
+      for (; chunk < chunks; chunk += WARPS) {
+        wait_for_copies<STAGES - 2>();
+        __syncwarp();  // all lanes' copies are there, and all have read the slot that is filled next
+        const Scales now = scales[0];
+#pragma unroll
+        for (int i = 0; i + 1 < STAGES - 1; i++) scales[i] = scales[i + 1];
+        copy(slots + SLOT_BYTES * (slot == 0 ? STAGES - 1 : slot - 1), scales[STAGES - 2]);
+        multiply(acc, slots + SLOT_BYTES * slot, now, parts.part[part], maps + DOUBLE_QUANT_MAP * part, table, chunk, from, K);
+        slot = slot == STAGES - 1 ? 0 : slot + 1;
       }
+      chunk -= chunks;
       if (all >= 2 * gridDim.x) meet(EMPTY + turn);
 #pragma unroll
       for (int m = 0; m < MT; m++) store_sums(sums + ((turn * (WARPS + 1) + warp) * FEATURES + 16 * m) * PITCH, acc[m]);
@@ -128,13 +139,13 @@ extern "C" __global__ void __launch_bounds__(32 * (WARPS + TAIL), NT * MT == 1 ?
   }
   const int thread = threadIdx.x - 32 * WARPS;
   for (int all = blockIdx.x; all < tiles; all += gridDim.x, turn ^= 1) {
-    int tile = all, index;
-    const Part p = part_of(tile, index, p0, p1, p2);
+    const Tile tile = tile_at(all);
+    const Part& p = parts.part[tile.part];
     float* found = sums + turn * (WARPS + 1) * FEATURES * PITCH;
     float y[OUTPUTS];
 #pragma unroll
     for (int o = 0; o < OUTPUTS; o++) {
-      const int e = thread + 32 * TAIL * o, feature = FEATURES * tile + e % FEATURES, n = e / FEATURES;
+      const int e = thread + 32 * TAIL * o, feature = FEATURES * tile.index + e % FEATURES, n = e / FEATURES;
       y[o] = 0.0f;
       if (feature >= p.n || n >= rows) continue;
       if (p.bias) y[o] = p.bias[feature];
@@ -143,16 +154,18 @@ extern "C" __global__ void __launch_bounds__(32 * (WARPS + TAIL), NT * MT == 1 ?
     if (p.rank > 0 && thread < 32 * MT) {
       float update[NT][4] = {};
       const int m = thread / 32;
-      add_update(update, p, FEATURES * tile + 16 * m, row0, rows);
+      add_update(update, p, FEATURES * tile.index + 16 * m, row0, rows);
       store_sums(found + (WARPS * FEATURES + 16 * m) * PITCH, update);
     }
     meet(FULL + turn);
-    const int parts = p.rank > 0 ? WARPS + 1 : WARPS;
+    const int addends = p.rank > 0 ? WARPS + 1 : WARPS;
 #pragma unroll
     for (int o = 0; o < OUTPUTS; o++) {
-      const int e = thread + 32 * TAIL * o, f = e % FEATURES, n = e / FEATURES, feature = FEATURES * tile + f;
+      const int e = thread + 32 * TAIL * o, f = e % FEATURES, n = e / FEATURES, feature = FEATURES * tile.index + f;
       if (feature >= p.n || n >= rows) continue;
-      for (int w = 0; w < parts; w++) y[o] += found[(w * FEATURES + f) * PITCH + n];
+#pragma unroll
+      for (int w = 0; w < WARPS + 1; w++)
+        if (w < addends) y[o] += found[(w * FEATURES + f) * PITCH + n];
       p.y[(i64)(row0 + n) * p.n + feature] = from_float<Y>(y[o]);
     }
     if (all + 2 * gridDim.x < tiles) arrive(EMPTY + turn);
