@@ -1,10 +1,21 @@
-// Compiles native/*.cc into build/native/unsloth_cpu.node. Objects whose inputs did not change are kept.
+// Compiles native/*.cc into build/native/unsloth_cpu.node. Objects whose inputs did not change are kept; where nothing is
+// compiled nothing is said.
 import { execFile, execFileSync } from "node:child_process";
 import { createHash } from "node:crypto";
-import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, writeFileSync } from "node:fs";
+import {
+  closeSync,
+  existsSync,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  writeFileSync,
+  writeSync,
+} from "node:fs";
 import { createRequire } from "node:module";
 import { availableParallelism } from "node:os";
-import { dirname, join } from "node:path";
+import { basename, dirname, join, resolve } from "node:path";
 import { promisify } from "node:util";
 
 const run = promisify(execFile);
@@ -80,17 +91,30 @@ async function pool(tasks, width) {
   await Promise.all(Array.from({ length: width }, lane));
 }
 
-/**
- * Builds the addon. Answers true when it is there and current.
- * @param {string} root the package's folder
- */
-export async function buildNative(root, { out = join(root, "build", "native") } = {}) {
-  const fallback = "The CPU backend will use its WebAssembly build.";
-  if (process.platform === "win32") return skip(`Native CPU kernels are not built on Windows. ${fallback}`);
+/** Why there is nothing to compile with here, in words; or what there is. */
+function findTools(root) {
+  if (process.platform === "win32") return { missing: "they are not compiled on Windows" };
   const headers = findHeaders(root);
-  if (!headers) return skip(`node-api-headers is not installed, so no native CPU kernels. ${fallback}`);
+  if (!headers) return { missing: "node-api-headers is not installed" };
   const compiler = findCompiler();
-  if (!compiler) return skip(`No C++ compiler found (tried $CXX, c++, g++, clang++). ${fallback}`);
+  if (!compiler) return { missing: "there is no C++ compiler (tried $CXX, c++, g++, clang++)" };
+  return { headers, compiler };
+}
+
+/**
+ * Builds the addon. Answers true when it is there and current. One line on stderr says that compiling begins, another how it
+ * ended.
+ * @param {string} root the package's folder
+ * @param {{ out?: string, quiet?: boolean }} options quiet: what is not tried, for want of a compiler, is not said
+ */
+export async function buildNative(root, { out = join(root, "build", "native"), quiet = false } = {}) {
+  const say = sayer(root);
+  const { headers, compiler, missing } = findTools(root);
+  if (missing) {
+    if (!quiet) say(`no native CPU kernels: ${missing}. ${FALLBACK}`);
+    return false;
+  }
+  const started = performance.now();
 
   mkdirSync(out, { recursive: true });
   const sources = nativeSources(root);
@@ -98,22 +122,25 @@ export async function buildNative(root, { out = join(root, "build", "native") } 
   const sharedHash = hash(shared.flatMap((file) => [file, readFileSync(file)]));
   try {
     const objects = [];
-    const tasks = units().map((unit) => {
+    const tasks = units().flatMap((unit) => {
       const source = join(root, "native", `${unit.name}.cc`);
       const flags = [...FLAGS, `-I${headers}`, ...unit.flags];
       const key = hash([compiler.version, ...flags, sharedHash, readFileSync(source)]);
       const object = join(out, `${unit.name}.${key.slice(0, 16)}.o`);
       objects.push(object);
+      if (existsSync(object)) return [];
       return async () => {
-        if (existsSync(object)) return;
         const { stderr } = await run(compiler.name, [...flags, "-c", source, "-o", `${object}.part`]);
         if (stderr) process.stderr.write(stderr);
         renameSync(`${object}.part`, object);
       };
     });
-    await pool(tasks, availableParallelism());
-
     const target = join(out, "unsloth_cpu.node");
+    if (tasks.length > 0) {
+      const files = `${tasks.length} file${tasks.length === 1 ? "" : "s"} with ${basename(compiler.name)}`;
+      say(`compiling the native CPU kernels (${files}), which takes up to about a minute`);
+    }
+    await pool(tasks, availableParallelism());
     const stamp = join(out, "unsloth_cpu.inputs");
     const inputs = objects.join("\n");
     if (existsSync(target) && existsSync(stamp) && readFileSync(stamp, "utf8") === inputs) return true;
@@ -122,14 +149,41 @@ export async function buildNative(root, { out = join(root, "build", "native") } 
     await run(compiler.name, ["-shared", "-static-libgcc", ...platform, "-o", `${target}.part`, ...objects]);
     renameSync(`${target}.part`, target); // a process that has the old file loaded keeps it
     writeFileSync(stamp, inputs);
-    console.log(`Built ${target} with ${compiler.version.split("\n")[0]}`);
+    const seconds = ((performance.now() - started) / 1000).toFixed(0);
+    say(
+      `${tasks.length > 0 ? "compiled" : "linked"} the native CPU kernels in ${seconds} s: ${target}, by ${compiler.version.split("\n")[0]}`,
+    );
     return true;
   } catch (error) {
-    return skip(`${error.stderr ?? error.message}\nThe native CPU kernels did not build. ${fallback}`);
+    const text = error.stderr || error.message;
+    process.stderr.write(`${text.trimEnd()}\n`);
+    const why = /^.*\berror\b.*$/im.exec(text)?.[0] ?? text.split("\n")[0];
+    say(`the native CPU kernels did not compile: ${why}. ${FALLBACK}`);
+    return false;
   }
 }
 
-function skip(message) {
-  console.warn(message);
-  return false;
+const FALLBACK = "The CPU backend will use its WebAssembly build, which is slower.";
+
+/**
+ * What writes a line to stderr; and to the terminal, where npm keeps what the scripts of a dependency write to itself and the
+ * user would look at a still line for as long as it takes.
+ */
+function sayer(root) {
+  const { npm_lifecycle_event: event, npm_config_loglevel: level, INIT_CWD: from } = process.env;
+  const isDependency = event === "install" && from !== undefined && resolve(from) !== resolve(root);
+  const isHidden = isDependency && !process.stderr.isTTY && level !== "silent";
+  return (message) => {
+    const line = `unsloth: ${message}\n`;
+    process.stderr.write(line);
+    if (!isHidden) return;
+    try {
+      const terminal = openSync("/dev/tty", "w");
+      // Over the sign that npm turns meanwhile.
+      writeSync(terminal, `\r${line}`);
+      closeSync(terminal);
+    } catch {
+      // There is no terminal.
+    }
+  };
 }

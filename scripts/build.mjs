@@ -2,7 +2,8 @@
 //   node scripts/build.mjs            everything
 //   node scripts/build.mjs types      TypeScript only (exits 1 on type errors)
 //   node scripts/build.mjs native     the addon only (exits 1 when it did not build); --out=FOLDER puts it elsewhere
-//   node scripts/build.mjs install    the same, but never a failure: npm runs it where the package is installed
+//   node scripts/build.mjs install    the same, but never a failure: npm runs it where the package is installed, and says
+//                                     nothing where there is nothing to compile, or nothing to do that with
 // Without a C++ compiler the package works on its WebAssembly build, so a missing or failing compiler is not an error.
 import { spawnSync } from "node:child_process";
 import { cpSync } from "node:fs";
@@ -25,7 +26,7 @@ const { values, positionals: parts } = parseArgs({
 const wanted = (part) => parts.length === 0 || parts.includes(part);
 
 if (wanted("native") || wanted("install")) {
-  const built = await buildNative(root, { out: values.out });
+  const built = await buildNative(root, { out: values.out, quiet: wanted("install") && parts.length > 0 });
   if (!built && parts.includes("native")) process.exitCode = 1;
 }
 if (wanted("types")) {

@@ -20,9 +20,9 @@ export function randomBatch({ batch, length, trained }, vocabSize) {
 
 /** What is planned for a case; throws MemoryPlanError where it does not fit. */
 export function runnerOf(one, model, optimizer) {
-  const { device } = model.backend;
-  const { free, total } = device.driver.memory();
-  // Of a limit, what the driver, the libraries and the tensors already have is gone.
+  const free = model.backend.freeMemory();
+  const { total } = model.backend.device.driver.memory();
+  // Of a limit, what the driver, the libraries and the tensors already have is gone; an arena makes way for this step's.
   const room = one.within === null ? Math.floor(0.94 * free) : one.within * GIB - (total - free);
   const policy =
     one.policy === "budget" || one.within !== null ? { kind: "budget", bytes: room } : { kind: one.policy };
