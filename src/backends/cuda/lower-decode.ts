@@ -170,6 +170,9 @@ const SHAPES: Readonly<Record<number, readonly (readonly [MT: number, WARPS: num
   4: [[1, 8, 3, 4], [1, 5, 2, 4]],
 }; // biome-ignore format: a table
 
+/** Tiles of a block that are asked for before the launch before has ended: EARLY of gemv.cu. */
+const EARLY = 2;
+
 /** Shared memory that may be the system's, before a block's own. */
 const RESERVED = 1024;
 const TABLE = 4 * 32 * 256;
@@ -202,6 +205,7 @@ function lowerWide(nodes: readonly Node[], to: Lowering): void {
       NESTED: isNested(first, to) ? 1 : 0,
       NT,
       ...shape,
+      EARLY,
       Y: cType(floatOf(nodes[0]!.outputs[0]!)),
     },
     kernel: "few_rows",
@@ -249,7 +253,7 @@ function lowerPrepare([first, ...narrow]: readonly Node[], to: Lowering): boolea
     defines: { GLU: glu ? 1 : 0 },
     kernel: "few_prepare",
     grid: [Math.max(features, PREPARE_BLOCKS), Math.ceil(m / PREPARE_ROWS)],
-    threads: Math.min(512, 32 * Math.ceil(k / 8 / 32)),
+    threads: Math.min(glu ? 1024 : 512, 32 * Math.ceil(k / 8 / 32)),
     overlap: true,
     args: [
       int(m), int(k), pointer(to.address(x)), pointer(to.address(second)),

@@ -94,3 +94,10 @@ DEVICE void wait_for_previous() {
   asm volatile("griddepcontrol.wait;" ::: "memory");
 #endif
 }
+// Asks for bytes to be brought into the L2 cache, where a card can do that in bulk.
+DEVICE void prefetch(const void* p, u32 bytes) {
+#if __CUDA_ARCH__ >= 900
+  const u64 from = __cvta_generic_to_global(p) & ~15ull;
+  if (bytes >= 16) asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(bytes & ~15u));
+#endif
+}

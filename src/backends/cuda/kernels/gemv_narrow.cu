@@ -17,6 +17,7 @@ KERNEL few_narrow(int M, int K, float alpha, const bf16* x, Narrow p0, Narrow p1
   const int row0 = 8 * blockIdx.y, rows = M - row0 < 8 ? M - row0 : 8;
   const float* w = p.weight + (i64)f * K;
   start_next();
+  if (threadIdx.x == 0) prefetch(w, 4 * K);
   wait_for_previous();
   float sum[8] = {};
   for (int k = 8 * threadIdx.x; k < K; k += 8 * blockDim.x) {

@@ -35,6 +35,10 @@ KERNEL few_prepare(int M, int K, const bf16* first, const Second* second, float 
   const int row0 = ROWS * blockIdx.y, rows = M - row0 < ROWS ? M - row0 : ROWS;
   const float* w = p.weight + (i64)f * K;
   start_next();
+  if (threadIdx.x == 0) {
+    if (narrow) prefetch(w, 4 * K);
+    if (!GLU) prefetch(second, 4 * K);
+  }
   wait_for_previous();
   float dot[ROWS] = {}, squares[ROWS] = {};
   if (narrow || !GLU)
