@@ -170,9 +170,6 @@ const SHAPES: Readonly<Record<number, readonly (readonly [MT: number, WARPS: num
   4: [[1, 8, 3, 4], [1, 5, 2, 4]],
 }; // biome-ignore format: a table
 
-/** Tiles of a block that are asked for before the launch before has ended: EARLY of gemv.cu. */
-const EARLY = 2;
-
 /** Shared memory that may be the system's, before a block's own. */
 const RESERVED = 1024;
 const TABLE = 4 * 32 * 256;
@@ -205,7 +202,6 @@ function lowerWide(nodes: readonly Node[], to: Lowering): void {
       NESTED: isNested(first, to) ? 1 : 0,
       NT,
       ...shape,
-      EARLY,
       Y: cType(floatOf(nodes[0]!.outputs[0]!)),
     },
     kernel: "few_rows",

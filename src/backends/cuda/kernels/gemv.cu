@@ -1,7 +1,7 @@
 // Products of few rows with up to three weights: y = acc + bias + alpha·x·Wᵀ + alpha2·low·Bᵀ, x [M, K] bf16, K a multiple of
 // 64. They are as fast as the weights stream in. NF4: 1: 4-bit weights with blocks of 64 elements (NESTED: their scales are
 // quantised, too), 0: bf16 weights. NT: rows of x are taken 8·NT at a time; MT: features 16·MT at a time, which share what is
-// read of x. EARLY: tiles of a block that are asked for before the launch before has ended. Y: type of y and acc.
+// read of x. Y: type of y and acc.
 //
 // A block takes a tile of 16·MT features at a time. Its first WARPS warps only stream: chunks of the depth, tile after tile, go
 // to them in turn, and each has the next STAGES - 1 on their way while it multiplies one (gemv_chunks.cuh). The TAIL warps after
@@ -99,12 +99,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     end_of_copies();
   };
   start_next();
-  // Memory would be idle until the kernel before this one ends.
-  if (threadIdx.x == 32 * WARPS)
-    for (int i = 0, all = blockIdx.x; i < EARLY && all < tiles; i++, all += gridDim.x) {
-      const Tile tile = tile_at(all);
-      prefetch_tile(parts.part[tile.part], tile.index, K);
-    }
   if (streams) {
     next.settle(chunks);
 #pragma unroll

@@ -73,17 +73,6 @@ DEVICE void copy_chunk(u32 slot, const Part& p, int tile, int chunk, int K) {
     copy_16(to + 512 * i, from, 4 * i < features ? 16 : 0);
 }
 
-// What a tile reads, into the L2 cache.
-DEVICE void prefetch_tile(const Part& p, int tile, int K) {
-  const int feature = FEATURES * tile, features = min(p.n - feature, FEATURES), pitch = NF4 ? K / 2 : 2 * K;
-  prefetch(p.weight + (i64)feature * pitch, features * pitch);
-#if NF4
-  const int scales = K / 64 * (NESTED ? 1 : 4);
-  prefetch(reinterpret_cast<const u8*>(p.absmax) + (i64)feature * scales, features * scales);
-#endif
-  if (p.rank > 0) prefetch(p.b + (i64)feature * p.rank, 4 * features * p.rank);
-}
-
 // alpha·absmax of a chunk's blocks: a lane has those of the t-th one, for the features g and g + 8 of each 16 of the tile. Features past
 // the last one have its; blocks past the depth have 0, whatever they are multiplied with.
 struct Scales {
