@@ -3,7 +3,8 @@
     node bench/gpu/trajectory.mjs --prepare --folder DIR
     python tests/oracle/fp8_trajectory.py DIR
 
-Not a part of make_all.py: it takes the batches and the adapter from DIR. Rounding is PyTorch's float8_e4m3fn, sums are
+Not a part of make_all.py: it takes the batches and the adapter from DIR. One training's losses move by chance as much as
+by e4m3 (whatever is rounded otherwise, once, moves all steps after it), so there are six: each begins at another batch. Rounding is PyTorch's float8_e4m3fn, sums are
 float32; the model and its other products are transformers' and peft's in float32. Two emulations say how much of a
 trajectory is e4m3's and how much is chance: in "float32" nothing else is rounded, in "bfloat16" also what goes into and
 comes out of the frozen products and their gradients, as a training in bfloat16 does. "everywhere": all frozen products;
@@ -23,6 +24,8 @@ from transformers import AutoModelForCausalLM
 
 MODEL = Path(__file__).resolve().parent.parent.parent / "models" / "tiny-math"
 LARGEST = 448.0
+# The batch that a training begins with; after the last one come those before it.
+STARTS = [0, 8, 16, 24, 32, 40]
 
 
 def through_e4m3(x: torch.Tensor, whole: bool = False) -> torch.Tensor:
@@ -60,7 +63,7 @@ def emulate(layer: torch.nn.Linear, after) -> None:
     layer.forward = forward
 
 
-def train(folder: Path, settings: dict, after, inner: bool = False) -> list[float]:
+def train(folder: Path, settings: dict, start: int, after, inner: bool = False) -> list[float]:
     """`after` None: nothing is emulated."""
     base = AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32)
     model = PeftModel.from_pretrained(base, folder / "adapter", is_trainable=True).train()
@@ -71,7 +74,8 @@ def train(folder: Path, settings: dict, after, inner: bool = False) -> list[floa
     trained = [x for x in model.parameters() if x.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=settings["learning_rate"], weight_decay=0.0)
     losses = []
-    for rows in settings["batches"]:
+    batches = settings["batches"]
+    for rows in batches[start:] + batches[:start]:
         longest = max(len(row["ids"]) for row in rows)
 
         def padded(values: list[list[int]], fill: int) -> torch.Tensor:
@@ -97,9 +101,15 @@ def main() -> None:
     tensors = load_file(folder / "adapter" / "adapter_model.safetensors")
     adapter = b"".join(tensors[name].numpy().tobytes() for name in sorted(tensors))
     roundings = {"float32": lambda x: x, "bfloat16": lambda x: x.bfloat16().float()}
-    losses = {"none": train(folder, settings, None)}
-    for where in ("everywhere", "inner"):
-        losses[where] = {name: train(folder, settings, after, where == "inner") for name, after in roundings.items()}
+    losses = []
+    for start in STARTS:
+        one = {"start": start, "none": train(folder, settings, start, None)}
+        for where in ("everywhere", "inner"):
+            one[where] = {
+                name: train(folder, settings, start, after, where == "inner") for name, after in roundings.items()
+            }
+        losses.append(one)
+        print(start, {where: one[where]["bfloat16"][-1] for where in ("everywhere", "inner")}, flush=True)
     digests = {"batches": hashlib.sha256(plain).hexdigest(), "adapter": hashlib.sha256(adapter).hexdigest()}
     about = {"learning_rate": settings["learning_rate"], "max_grad_norm": 1.0, "sha256": digests, "losses": losses}
     save_json(OUT / "fp8" / "trajectory.json", {**about, "versions": versions()})
