@@ -43,9 +43,9 @@ function run(files: Record<string, string>, words: string[], env: Record<string,
     writeFileSync(join(folder, `${name}.test.js`), `import { test } from "node:test";\n${body}\n`);
   }
   if (env.SUMMARY !== undefined) {
-    // biome-ignore lint/suspicious/noTemplateCurlyInString: the shell's
     const fake =
       '#!/bin/sh\nif [ "$1" = --help ]; then echo "$HELP"; exit; fi\necho "fake $*" >&2\n' +
+      // biome-ignore lint/suspicious/noTemplateCurlyInString: the shell's
       'while [ "$1" != "--launch-timeout" ]; do shift; done; shift 2\n"$@"; echo "$SUMMARY"; exit "${ENDED:-0}"\n';
     writeFileSync(join(here, "bin/compute-sanitizer"), fake);
     chmodSync(join(here, "bin/compute-sanitizer"), 0o755);
