@@ -3,7 +3,7 @@ import type { FloatDType } from "../../graph/types.ts";
 import { type ChainMember, chainMembers } from "../../ops/matmul-chain.ts";
 import { groupMembers } from "../../ops/matmul-group.ts";
 import { cType, float, int, long, pointer } from "./kernels.ts";
-import { fewRows, lowerFewRows } from "./lower-decode.ts";
+import { fewRows, lowerFewRows } from "./lower-few-rows.ts";
 import { inFp8, lowerFp8, multiplyInFp8, productInFp8, quantizeRows } from "./lower-fp8.ts";
 import {
   colsOf,

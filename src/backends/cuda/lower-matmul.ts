@@ -2,7 +2,7 @@ import type { Node, Value } from "../../graph/graph.ts";
 import type { FloatDType } from "../../graph/types.ts";
 import { PRODUCT_OUTPUTS } from "./cublaslt.ts";
 import { cType, float, int, long, pointer } from "./kernels.ts";
-import { fewRows, lowerFewRows } from "./lower-decode.ts";
+import { fewRows, lowerFewRows } from "./lower-few-rows.ts";
 import { lowerFp8, productInFp8 } from "./lower-fp8.ts";
 import { joinColumns, lowerChain, lowerGroup } from "./lower-groups.ts";
 import { lowerLoraGrad } from "./lower-lora-grad.ts";

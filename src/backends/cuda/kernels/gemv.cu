@@ -14,7 +14,7 @@
 #define THREADS (32 * (WARPS + TAIL))
 #define DOUBLE_QUANT_MAP 256
 // Bytes of dynamic shared memory: sums of two tiles in turn, [2, WARPS + 1, FEATURES, PITCH], the maps of three weights, the
-// decoding table from a multiple of its size on, the slots of chunks. lower-decode.ts adds them up.
+// decoding table from a multiple of its size on, the slots of chunks. lower-few-rows.ts adds them up.
 #define SUMS_BYTES (4 * 2 * (WARPS + 1) * FEATURES * PITCH)
 #define MAPS_BYTES (NF4 ? 4 * 3 * DOUBLE_QUANT_MAP : 0)
 #define TABLE_BYTES (NF4 ? 4 * 32 * 256 : 0)
