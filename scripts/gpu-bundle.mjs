@@ -44,7 +44,9 @@ const production = run("npm", ["ls", "--omit=dev", "--all", "--parseable", "--lo
 });
 for (const path of production.split("\n").filter((line) => line.includes("node_modules"))) {
   const inside = path.slice(root.length + 1);
-  cpSync(path, join(app, inside), { recursive: true, filter: (file) => !/\.(map|md)$|\/(doc|vendor)\//.test(file) });
+  // A package's documents and sources of others lie in its own folder; deeper, "doc" can be code (yaml's dist/doc).
+  const isUnused = (file) => /\.(map|md)$/.test(file) || /^\/(doc|vendor)(\/|$)/.test(file.slice(path.length));
+  cpSync(path, join(app, inside), { recursive: true, filter: (file) => !isUnused(file) });
 }
 
 if (!existsSync(join(bundle, "node.xz"))) {
