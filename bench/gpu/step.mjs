@@ -127,8 +127,17 @@ export function breakdown(times) {
   return sums;
 }
 
-/** Lines of time, rate and traffic for each kind of node, the longest first. */
-export function kernelLines(times) {
+/** Of what a graph counts for attention over its tokens as one sequence, the share that sequences of `length` have. */
+function pairsShare({ window, causal }, tokens, length) {
+  const seen = (n) => {
+    const most = window > 0 ? Math.min(window, n) : n;
+    return causal ? most - most ** 2 / (2 * n) : most;
+  };
+  return seen(length) / seen(tokens);
+}
+
+/** Lines of time, rate and traffic for each kind of node of a batch of equal sequences, the longest first. */
+export function kernelLines(times, { batch, length }) {
   const table = new Map();
   for (const { node, ms } of times) {
     const { transA, transB } = node.attrs;
@@ -142,7 +151,7 @@ export function kernelLines(times) {
     const row = table.get(key) ?? { key, count: 0, ms: 0, flops: 0, bytes: 0 };
     row.count++;
     row.ms += ms;
-    row.flops += cost.flops;
+    row.flops += cost.flops * (/^attention/.test(node.op.name) ? pairsShare(node.attrs, batch * length, length) : 1);
     row.bytes += cost.bytes;
     table.set(key, row);
   }

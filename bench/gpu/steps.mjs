@@ -43,7 +43,7 @@ for (const one of flags.case.map(parseCase)) {
     const extra = {};
     if (needsTimes) extra.breakdownMs = { ...breakdown(times), "optimizer step": row.updateMs };
     if (one.table) {
-      const lines = kernelLines(times);
+      const lines = kernelLines(times, one);
       console.log(lines.slice(0, Number(flags.table)).join("\n"));
       writeOut(`kernels-${flags.model}-${one.text.replace(/[^\w.=-]+/g, "-")}.txt`, `${lines.join("\n")}\n`);
     }

@@ -71,8 +71,8 @@ export const attentionGradOp: Op<AttentionAttrs> = {
 // An upper bound: a graph does not know how its tokens fall into sequences.
 function pairFlops(q: Value, { heads, headDim, window, causal }: AttentionAttrs, perPair: number): number {
   const t = q.shape[0]!;
-  const seen = window > 0 ? Math.min(window, t) : causal ? t / 2 : t;
-  return perPair * heads * headDim * t * seen;
+  const most = window > 0 ? Math.min(window, t) : t;
+  return perPair * heads * headDim * t * (causal ? most - most ** 2 / (2 * t) : most);
 }
 
 export interface AttentionOptions extends Omit<AttentionAttrs, "scale" | "window" | "softcap" | "causal"> {

@@ -2,6 +2,7 @@ import koffi from "koffi";
 import { CublasLt, PRODUCT_WORKSPACE, type Product, type ProductOperands } from "./cublaslt.ts";
 import { type DeviceInfo, type DevicePointer, Driver, type Handle } from "./driver.ts";
 import { CudaError, CudaOutOfMemoryError, CudaUnavailableError } from "./errors.ts";
+import { HostMemory } from "./host-memory.ts";
 import { type Defines, type KernelArgument, Kernels, packArguments } from "./kernels.ts";
 import { Nvrtc } from "./nvrtc.ts";
 import { OverlappingLaunches } from "./overlap.ts";
@@ -57,6 +58,7 @@ export class CudaDevice {
   peak = 0;
   private readonly kernels: Kernels;
   private readonly sizes = new Map<DevicePointer, number>();
+  private readonly hostMemory: HostMemory;
   private readonly staging: { address: bigint; bytes: Uint8Array };
   private readonly argumentMemory: Uint8Array;
   private readonly argumentExtra: bigint;
@@ -90,6 +92,7 @@ export class CudaDevice {
     this.copyStream = this.driver.create("cuStreamCreate", STREAM_NON_BLOCKING);
     this.lt = new CublasLt();
     this.productWorkspace = this.alloc(PRODUCT_WORKSPACE);
+    this.hostMemory = new HostMemory(this.driver);
     this.staging = this.pinned(STAGING_BYTES);
     const memory = koffi.alloc("uint8_t", ARGUMENT_BYTES) as unknown;
     const base = BigInt(koffi.address(memory));
@@ -159,22 +162,11 @@ export class CudaDevice {
 
   /** Page-locked host memory. */
   allocPinned(bytes: number): bigint {
-    const cell = new BigUint64Array(1);
-    const status = this.driver.try("cuMemHostAlloc", cell, Math.max(bytes, 64), 0);
-    if (status !== 0) {
-      const failure = this.driver.failure("cuMemHostAlloc", status);
-      if (!(failure instanceof CudaOutOfMemoryError)) throw failure;
-      throw new CudaOutOfMemoryError(
-        `the host has no room for ${gib(bytes)} of page-locked memory. What helps: shorter sequences or a smaller batch, ` +
-          "activationOffloading: false, or ending other programs (free -g shows what there is; a container may have a limit)",
-        status,
-      );
-    }
-    return cell[0]!;
+    return this.hostMemory.alloc(bytes);
   }
 
   freePinned(address: bigint): void {
-    if (!this.driver.lost) this.driver.call("cuMemFreeHost", address);
+    this.hostMemory.free(address);
   }
 
   upload(address: DevicePointer, data: Uint8Array): void {
@@ -278,7 +270,7 @@ export class CudaDevice {
     this.kernels.dispose();
     for (const address of this.sizes.keys()) this.driver.try("cuMemFree", address);
     this.sizes.clear();
-    this.driver.try("cuMemFreeHost", this.staging.address);
+    if (!this.driver.lost) this.hostMemory.free(this.staging.address);
     for (const stream of [this.stream, this.copyStream]) this.driver.try("cuStreamDestroy", stream);
     this.driver.try("cuDevicePrimaryCtxRelease", this.info.id);
   }

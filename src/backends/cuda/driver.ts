@@ -33,6 +33,8 @@ const SIGNATURES = {
   cuMemFree: "int cuMemFree_v2(uint64_t)",
   cuMemHostAlloc: "int cuMemHostAlloc(void*, size_t, unsigned int)",
   cuMemFreeHost: "int cuMemFreeHost(uint64_t)",
+  cuMemHostRegister: "int cuMemHostRegister_v2(uint64_t, size_t, unsigned int)",
+  cuMemHostUnregister: "int cuMemHostUnregister(uint64_t)",
   cuMemcpyHtoDAsync: "int cuMemcpyHtoDAsync_v2(uint64_t, uint64_t, size_t, uint64_t)",
   cuMemcpyDtoHAsync: "int cuMemcpyDtoHAsync_v2(uint64_t, uint64_t, size_t, uint64_t)",
   cuMemcpyDtoDAsync: "int cuMemcpyDtoDAsync_v2(uint64_t, uint64_t, size_t, uint64_t)",

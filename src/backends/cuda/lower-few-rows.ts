@@ -72,14 +72,16 @@ const SHAPES: Readonly<Record<number, readonly (readonly [MT: number, WARPS: num
 const RESERVED = 1024;
 const TABLE = 4 * 32 * 256;
 
-/** Dynamic shared memory of few_rows: sums, maps, the decoding table from a multiple of its size on, slots. */
+const BARRIERS = 128;
+
+/** Dynamic shared memory of few_rows: sums, maps, barriers, the decoding table from a multiple of its size on, slots. */
 function sharedBytesOf(nf4: boolean, NT: number, { MT, WARPS, STAGES }: Shape): number {
   const features = 16 * MT;
   const sums = 4 * 2 * (WARPS + 1) * features * (8 * NT + 1);
   const slots = WARPS * STAGES * 128 * features;
-  if (!nf4) return sums + slots;
+  if (!nf4) return sums + BARRIERS + slots;
   const maps = 4 * 3 * 256;
-  return TABLE * (Math.ceil((RESERVED + sums + maps) / TABLE) + 1) + slots;
+  return TABLE * (Math.ceil((RESERVED + sums + maps + BARRIERS) / TABLE) + 1) + slots;
 }
 
 function lowerWide(nodes: readonly Node[], to: Lowering): void {

@@ -13,10 +13,11 @@
 #define PITCH (ROWS + 1)
 #define THREADS (32 * (WARPS + TAIL))
 #define DOUBLE_QUANT_MAP 256
-// Bytes of dynamic shared memory: sums of two tiles in turn, [2, WARPS + 1, FEATURES, PITCH], the maps of three weights, the
-// decoding table from a multiple of its size on, the slots of chunks. lower-few-rows.ts adds them up.
+// Bytes of dynamic shared memory: sums of two tiles in turn, [2, WARPS + 1, FEATURES, PITCH], the maps of three weights, barriers,
+// the decoding table from a multiple of its size on, the slots of chunks. lower-few-rows.ts adds them up.
 #define SUMS_BYTES (4 * 2 * (WARPS + 1) * FEATURES * PITCH)
 #define MAPS_BYTES (NF4 ? 4 * 3 * DOUBLE_QUANT_MAP : 0)
+#define BARRIER_BYTES 128
 #define TABLE_BYTES (NF4 ? 4 * 32 * 256 : 0)
 
 // A weight [n, K] and what belongs to it. Pointers that may be 0: nested and map (no double quantisation), bias, acc, low.
@@ -50,16 +51,11 @@ DEVICE u32 pair_of(float low, float high) {
   return y;
 }
 
+#include "barrier.cuh"
 #include "gemv_chunks.cuh"
 #include "gemv_update.cuh"
 
 DEVICE int tiles_of(const Part& p) { return (p.n + FEATURES - 1) / FEATURES; }
-
-// Barriers of the whole block by number: those who arrive go on, those who meet wait until all others are there.
-DEVICE void arrive(int barrier) { asm volatile("bar.arrive %0, %1;" ::"r"(barrier), "n"(THREADS) : "memory"); }
-DEVICE void meet(int barrier) { asm volatile("bar.sync %0, %1;" ::"r"(barrier), "n"(THREADS) : "memory"); }
-#define FULL 1   // + turn: the sums of a tile are there
-#define EMPTY 3  // + turn: they have been read
 
 // What lanes hold of an accumulator [16 features, 8·NT rows] to its place in shared memory.
 DEVICE void store_sums(float* to, const float (&acc)[NT][4]) {
@@ -85,7 +81,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     return tile < first2 ? Tile{1, tile - first1} : Tile{2, tile - first2};
   };
   const bool streams = warp < WARPS;
-  const Table table = table_at(dynamic + SUMS_BYTES + MAPS_BYTES);
+  const u32 barriers = (u32)__cvta_generic_to_shared(dynamic + SUMS_BYTES + MAPS_BYTES);
+  const auto full = [&](int turn) { return Barrier{barriers + 8 * turn}; };        // the sums of a tile are there
+  const auto empty = [&](int turn) { return Barrier{barriers + 16 + 8 * turn}; };  // they have been read
+  const Table table = table_at(dynamic + SUMS_BYTES + MAPS_BYTES + BARRIER_BYTES);
   const u32 slots = table.end() + warp * STAGES * SLOT_BYTES;
   Cursor next{(int)blockIdx.x, warp};  // what is to be copied next
   Scales scales[STAGES - 1];           // of the chunks on their way
@@ -104,20 +103,24 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
 #pragma unroll
     for (int i = 0; i < STAGES - 1; i++) copy(slots + SLOT_BYTES * i, scales[i]);
   }
+  if (threadIdx.x < 2) {
+    full(threadIdx.x).init(WARPS + TAIL);
+    empty(threadIdx.x).init(TAIL);
+  }
 #if NF4
   table.fill();
   for (int i = threadIdx.x; i < DOUBLE_QUANT_MAP; i += THREADS)
 #pragma unroll
     for (int p = 0; p < 3; p++)
       if (parts.part[p].map) maps[DOUBLE_QUANT_MAP * p + i] = parts.part[p].map[i];
-  __syncthreads();
 #endif
+  __syncthreads();
   wait_for_previous();
-  int turn = 0;
+  int turn = 0, phase = 0;  // of a block's tiles, the i-th: i modulo 2, i / 2
   if (streams) {
     const Rows from(x + (i64)row0 * K, rows, K);
     int slot = 0, chunk = warp;
-    for (int all = blockIdx.x; all < tiles; all += gridDim.x, turn ^= 1) {
+    for (int all = blockIdx.x; all < tiles; all += gridDim.x, phase += turn, turn ^= 1) {
       const int part = tile_at(all).part;
       float acc[MT][NT][4] = {};
       for (; chunk < chunks; chunk += WARPS) {
@@ -131,15 +134,15 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
         slot = slot == STAGES - 1 ? 0 : slot + 1;
       }
       chunk -= chunks;
-      if (all >= 2 * gridDim.x) meet(EMPTY + turn);
+      if (phase > 0) empty(turn).wait(phase - 1);
 #pragma unroll
       for (int m = 0; m < MT; m++) store_sums(sums + ((turn * (WARPS + 1) + warp) * FEATURES + 16 * m) * PITCH, acc[m]);
-      arrive(FULL + turn);
+      full(turn).arrive();
     }
     return;
   }
   const int thread = threadIdx.x - 32 * WARPS;
-  for (int all = blockIdx.x; all < tiles; all += gridDim.x, turn ^= 1) {
+  for (int all = blockIdx.x; all < tiles; all += gridDim.x, phase += turn, turn ^= 1) {
     const Tile tile = tile_at(all);
     const Part& p = parts.part[tile.part];
     float* found = sums + turn * (WARPS + 1) * FEATURES * PITCH;
@@ -158,7 +161,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
       add_update(update, p, FEATURES * tile.index + 16 * m, row0, rows);
       store_sums(found + (WARPS * FEATURES + 16 * m) * PITCH, update);
     }
-    meet(FULL + turn);
+    full(turn).arrive();
+    full(turn).wait(phase);
     const int addends = p.rank > 0 ? WARPS + 1 : WARPS;
 #pragma unroll
     for (int o = 0; o < OUTPUTS; o++) {
@@ -169,6 +173,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
         if (w < addends) y[o] += found[(w * FEATURES + f) * PITCH + n];
       p.y[(i64)(row0 + n) * p.n + feature] = from_float<Y>(y[o]);
     }
-    if (all + 2 * gridDim.x < tiles) arrive(EMPTY + turn);
+    empty(turn).arrive();
   }
 }

@@ -1,0 +1,33 @@
+// Barriers in shared memory that warps arrive at without waiting (PTX: mbarrier, compute capability 8.0). A barrier goes through phases:
+// one is over when as many warps as it counts have arrived. compute-sanitizer's racecheck knows these; of named barriers (bar.arrive) it
+// takes what they order for races.
+#if __CUDA_ARCH__ >= 900
+#define WAIT "try_wait"  // sleeps for a while
+#define PAUSE
+#else
+#define WAIT "test_wait"
+#define PAUSE __nanosleep(32)  // rather than take the others' turns
+#endif
+struct Barrier {
+  u32 at;
+
+  DEVICE void init(u32 warps) const { asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(at), "r"(warps) : "memory"); }
+  // The warp is done with what others wait for, all its lanes are.
+  DEVICE void arrive() const {
+    __syncwarp();
+    if ((threadIdx.x & 31) == 0)
+      asm volatile("{\n.reg .b64 state;\nmbarrier.arrive.shared.b64 state, [%0];\n}" ::"r"(at) : "memory");
+  }
+  // Until phase `n`, the first being 0, is over. Whoever waits has to do so for each phase, or for every other one at least.
+  DEVICE void wait(int n) const {
+    u32 over = 0;
+    while (true) {
+      asm volatile("{\n.reg .pred over;\nmbarrier." WAIT ".parity.shared.b64 over, [%1], %2;\nselp.u32 %0, 1, 0, over;\n}"
+                   : "=r"(over)
+                   : "r"(at), "r"(n & 1)
+                   : "memory");
+      if (over) return;
+      PAUSE;
+    }
+  }
+};
