@@ -1,6 +1,6 @@
-// Barriers in shared memory that warps arrive at without waiting (PTX: mbarrier, compute capability 8.0). A barrier goes through phases:
-// one is over when as many warps as it counts have arrived. compute-sanitizer's racecheck knows these; of named barriers (bar.arrive) it
-// takes what they order for races.
+// Barriers in shared memory that threads arrive at without waiting (PTX: mbarrier, compute capability 8.0). A barrier goes through
+// phases: one is over when as many threads as it counts have arrived. compute-sanitizer's racecheck knows these if every thread arrives
+// for itself; what named barriers (bar.arrive) order, or one lane for its warp, are races to it.
 #if __CUDA_ARCH__ >= 900
 #define WAIT "try_wait"  // sleeps for a while
 #define PAUSE
@@ -11,12 +11,12 @@
 struct Barrier {
   u32 at;
 
-  DEVICE void init(u32 warps) const { asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(at), "r"(warps) : "memory"); }
-  // The warp is done with what others wait for, all its lanes are.
+  DEVICE void init(u32 threads) const {
+    asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(at), "r"(threads) : "memory");
+  }
+  // The thread is done with what others wait for.
   DEVICE void arrive() const {
-    __syncwarp();
-    if ((threadIdx.x & 31) == 0)
-      asm volatile("{\n.reg .b64 state;\nmbarrier.arrive.shared.b64 state, [%0];\n}" ::"r"(at) : "memory");
+    asm volatile("{\n.reg .b64 state;\nmbarrier.arrive.shared.b64 state, [%0];\n}" ::"r"(at) : "memory");
   }
   // Until phase `n`, the first being 0, is over. Whoever waits has to do so for each phase, or for every other one at least.
   DEVICE void wait(int n) const {

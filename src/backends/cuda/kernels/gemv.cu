@@ -104,8 +104,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     for (int i = 0; i < STAGES - 1; i++) copy(slots + SLOT_BYTES * i, scales[i]);
   }
   if (threadIdx.x < 2) {
-    full(threadIdx.x).init(WARPS + TAIL);
-    empty(threadIdx.x).init(TAIL);
+    full(threadIdx.x).init(THREADS);
+    empty(threadIdx.x).init(32 * TAIL);
   }
 #if NF4
   table.fill();
