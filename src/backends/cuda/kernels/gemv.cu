@@ -103,10 +103,12 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
 #pragma unroll
     for (int i = 0; i < STAGES - 1; i++) copy(slots + SLOT_BYTES * i, scales[i]);
   }
-  if (threadIdx.x < 2) {
-    full(threadIdx.x).init(THREADS);
-    empty(threadIdx.x).init(32 * TAIL);
-  }
+  if (threadIdx.x == 0)
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+      full(i).init(THREADS);
+      empty(i).init(32 * TAIL);
+    }
 #if NF4
   table.fill();
   for (int i = threadIdx.x; i < DOUBLE_QUANT_MAP; i += THREADS)
