@@ -7,7 +7,7 @@ import { nestAbsmax } from "../../quant/nf4.ts";
 import type { Backend, BackendMemory, DeviceTensor, Executable, TensorOptions, TensorRole } from "../backend.ts";
 import { Arena } from "./arena.ts";
 import { closeCudnn } from "./cudnn-attention.ts";
-import { CudaDevice, type Launch } from "./device.ts";
+import { CudaDevice } from "./device.ts";
 import { CudaExecutable, workspaceOf } from "./executable.ts";
 import { cType, long, pointer } from "./kernels.ts";
 import { decodeQuantized } from "./lowering.ts";
@@ -115,7 +115,7 @@ export class CudaBackend implements Backend {
         const piece = buffer.subarray(0, n * size);
         read(piece, at * size);
         device.upload(source, piece);
-        this.launch({
+        this.device.launch({
           file: "nf4",
           defines: { T: cType(dtype) },
           kernel: "nf4_quantize",
@@ -150,10 +150,11 @@ export class CudaBackend implements Backend {
       if (tensor.dtype === "f32") return new Float32Array(device.download(tensor.address(), 4 * count).buffer);
       const out = device.alloc(4 * count);
       try {
-        if (tensor.quantization) decodeQuantized({ launch: (launch) => this.launch(launch) }, tensor, "f32", out);
+        if (tensor.quantization)
+          decodeQuantized({ launch: (launch) => this.device.launch(launch) }, tensor, "f32", out);
         else {
           if (!isFloat(tensor.dtype)) throw new GraphError(`${tensor.name} of type ${tensor.dtype} is not a weight`);
-          this.launch({
+          this.device.launch({
             file: "elementwise",
             defines: { T: "float", A: cType(tensor.dtype), B: "float", Y: "float" },
             kernel: "cast",
@@ -204,10 +205,6 @@ export class CudaBackend implements Backend {
 
   [Symbol.dispose](): void {
     this.dispose();
-  }
-
-  private launch(launch: Launch): void {
-    this.device.prepare(launch)();
   }
 }
 

@@ -67,9 +67,9 @@ async function launchesOf(dtype: FloatDType, capability: number, target: Target)
 
 /** Instructions by the compute capability they came with: NVRTC copies them into PTX unread, the driver would refuse them. */
 const CAME_WITH = [
-  [80, /cp\.async|m16n8k16|cvt\.rn\.bf16|mma\.[^;]*bf16|L2::128B/],
+  [80, /cp\.async|mbarrier\.|m16n8k16|cvt\.rn\.bf16|mma\.[^;]*bf16|L2::128B/],
   [89, /e4m3/],
-  [90, /griddepcontrol/],
+  [90, /griddepcontrol|try_wait/],
 ] as const;
 
 /** What is wrong with a module's PTX. */

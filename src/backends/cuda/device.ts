@@ -197,7 +197,10 @@ export class CudaDevice {
     if (bytes > 0 && target !== source) this.driver.call("cuMemcpyDtoDAsync", target, source, bytes, this.stream);
   }
 
-  /** A launch ready to be enqueued any number of times: compiled, its arguments packed. */
+  /**
+   * A launch that can be enqueued any number of times: its arguments packed, its kernel compiled when it is first enqueued, if
+   * other threads have not done that by then (`kernelsReady`).
+   */
   prepare(launch: Launch): Command {
     const { file, defines, kernel, grid, threads, sharedBytes = 0, overlap = false } = launch;
     if (sharedBytes > this.info.sharedBytes) {
@@ -205,11 +208,13 @@ export class CudaDevice {
         `${kernel} wants ${sharedBytes} bytes of shared memory; a block has ${this.info.sharedBytes}`,
       );
     }
-    const code = this.kernels.function(file, defines, kernel, sharedBytes);
+    const find = this.kernels.later(file, defines, kernel, sharedBytes);
+    let code: Handle | undefined;
     const packed = packArguments(launch.args);
     const [x, y = 1, z = 1] = grid;
     if (x < 1 || y < 1 || z < 1) return () => undefined;
     return () => {
+      code ??= find();
       this.argumentMemory.set(packed);
       this.argumentSize.setBigUint64(0, BigInt(packed.byteLength), true);
       const size = [x, y, z, threads, 1, 1, sharedBytes] as const;
@@ -219,6 +224,18 @@ export class CudaDevice {
           : this.driver.try("cuLaunchKernel", code, ...size, this.stream, null, this.argumentExtra);
       if (status !== 0) throw this.driver.failure(`launch of ${kernel}`, status);
     };
+  }
+
+  /** Enqueue a launch now. */
+  launch(launch: Launch): void {
+    const { file, defines, kernel, sharedBytes } = launch;
+    this.kernels.function(file, defines, kernel, sharedBytes);
+    this.prepare(launch)();
+  }
+
+  /** Until the kernels of launches prepared so far are compiled; null when they are. Rejects with what does not compile. */
+  kernelsReady(): Promise<unknown> | null {
+    return this.kernels.ready();
   }
 
   product(product: Product, at: ProductOperands): Command {

@@ -96,6 +96,8 @@ function emitting(works: Work[], workspace: DevicePointer, around: Surroundings)
         }
         return commands;
       };
+      // Kernels for the most there can be are on their way to be compiled with all others; those for fewer are mostly the same.
+      commandsFor(Math.ceil(labels.shape[0]! / step) * step);
       works.push({
         fixed: false,
         run: () => {

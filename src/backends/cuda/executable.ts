@@ -67,6 +67,8 @@ export class CudaExecutable implements Executable {
       options.signal?.throwIfAborted();
       const packed = this.packed(inputs);
       const variant = this.prepare(packed);
+      const compiling = this.device.kernelsReady();
+      if (compiling) await compiling;
       const names = options.read ?? [...this.program.outputs.keys()];
       const outputs = names.map((name) => {
         const value = this.program.outputs.get(name);

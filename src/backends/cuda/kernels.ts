@@ -1,7 +1,7 @@
 import { readFileSync } from "node:fs";
 import type { FloatDType } from "../../graph/types.ts";
 import type { Driver, Handle } from "./driver.ts";
-import { compileCached, type Nvrtc } from "./nvrtc.ts";
+import { compileCached, compileCachedLater, type Nvrtc } from "./nvrtc.ts";
 import { refusedPtx, type Target } from "./target.ts";
 
 /** An argument of a kernel: p an address, i int, l 64-bit int, f float. */
@@ -44,6 +44,9 @@ export class Kernels {
   private readonly target: Target;
   private readonly modules = new Map<string, Handle>();
   private readonly functions = new Map<string, Handle>();
+  /** Modules that other threads compile. */
+  private readonly underway = new Map<string, Promise<void>>();
+  private disposed = false;
 
   constructor(driver: Driver, nvrtc: Nvrtc, target: Target) {
     this.driver = driver;
@@ -53,11 +56,11 @@ export class Kernels {
 
   /** Throws CudaUnavailableError where the driver does not take PTX. */
   function(file: string, defines: Defines, name: string, sharedBytes = 0): Handle {
-    const moduleKey = `${file}|${JSON.stringify(defines)}`;
-    const key = `${moduleKey}|${name}|${sharedBytes}`;
+    const module = moduleKey(file, defines);
+    const key = `${module}|${name}|${sharedBytes}`;
     let found = this.functions.get(key);
     if (found === undefined) {
-      found = this.driver.create("cuModuleGetFunction", this.module(file, defines, moduleKey), name);
+      found = this.driver.create("cuModuleGetFunction", this.module(file, defines, module), name);
       if (sharedBytes > DEFAULT_SHARED) {
         this.driver.call("cuFuncSetAttribute", found, MAX_DYNAMIC_SHARED, sharedBytes);
       }
@@ -66,29 +69,56 @@ export class Kernels {
     return found;
   }
 
+  /** The same when it is called; a module that has to be compiled first is on its way until then (`ready`). */
+  later(file: string, defines: Defines, name: string, sharedBytes = 0): () => Handle {
+    const key = moduleKey(file, defines);
+    if (!this.modules.has(key) && !this.underway.has(key)) {
+      const code = compileCachedLater(this.nvrtc, moduleSource(file, defines), `${file}.cu`, this.target, []);
+      if (code instanceof Uint8Array) this.load(key, file, code);
+      else {
+        const loaded = code.then((made) => {
+          if (!this.disposed && !this.modules.has(key)) this.load(key, file, made);
+        });
+        this.underway.set(key, loaded);
+        // Told by `ready`, or by compiling it once more.
+        loaded.catch(() => undefined).finally(() => this.underway.delete(key));
+      }
+    }
+    return () => this.function(file, defines, name, sharedBytes);
+  }
+
+  /** Until all modules are there that `later` put on their way; null when none is. */
+  ready(): Promise<unknown> | null {
+    return this.underway.size > 0 ? Promise.all(this.underway.values()) : null;
+  }
+
   dispose(): void {
+    this.disposed = true;
     for (const module of this.modules.values()) this.driver.try("cuModuleUnload", module);
     this.modules.clear();
     this.functions.clear();
   }
 
   private module(file: string, defines: Defines, key: string): Handle {
-    let module = this.modules.get(key);
-    if (module === undefined) {
-      const { driver, nvrtc, target } = this;
-      const code = compileCached(nvrtc, moduleSource(file, defines), `${file}.cu`, target, []);
-      const cell = new BigUint64Array(1);
-      const status = driver.try("cuModuleLoadData", cell, code);
-      if (status !== 0) {
-        const failure = driver.failure(`${file}.cu for ${target}`, status);
-        throw refusedPtx(status, target, nvrtc.version, driver.version) ?? failure;
-      }
-      module = cell[0]!;
-      this.modules.set(key, module);
+    const known = this.modules.get(key);
+    if (known !== undefined) return known;
+    return this.load(key, file, compileCached(this.nvrtc, moduleSource(file, defines), `${file}.cu`, this.target, []));
+  }
+
+  private load(key: string, file: string, code: Uint8Array): Handle {
+    const { driver, nvrtc, target } = this;
+    const cell = new BigUint64Array(1);
+    const status = driver.try("cuModuleLoadData", cell, code);
+    if (status !== 0) {
+      const failure = driver.failure(`${file}.cu for ${target}`, status);
+      throw refusedPtx(status, target, nvrtc.version, driver.version) ?? failure;
     }
-    return module;
+    this.modules.set(key, cell[0]!);
+    return cell[0]!;
   }
 }
+
+const moduleKey = (file: string, defines: Defines): string => `${file}|${JSON.stringify(defines)}`;
 
 const SIZES = { p: 8, i: 4, l: 8, f: 4 } as const;
 

@@ -1,12 +1,19 @@
 import { createHash } from "node:crypto";
 import { mkdirSync, readFileSync, renameSync, writeFileSync } from "node:fs";
 import { homedir } from "node:os";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { CudaError } from "./errors.ts";
 import { loadLibrary, NVRTC } from "./library.ts";
 import { isPtx, type Target } from "./target.ts";
 
-type Call = (...args: (number | bigint | string | ArrayBufferView | readonly string[] | null)[]) => number;
+type Argument = number | bigint | string | ArrayBufferView | readonly string[] | null;
+type Call = (...args: Argument[]) => number;
+type Later = (
+  program: bigint,
+  count: number,
+  options: readonly string[],
+  done: (error: unknown, status: number) => void,
+) => void;
 
 /** CUDA's run-time compiler. */
 export class Nvrtc {
@@ -17,14 +24,17 @@ export class Nvrtc {
   readonly supported: readonly number[] | null;
   private readonly calls: Record<"create" | "compile" | "destroy" | "logSize" | "log", Call>;
   private readonly results: Record<"PTX" | "CUBIN", { size: Call; get: Call }>;
+  private readonly compileAside: Later;
 
   constructor() {
     const { handle, path } = loadLibrary(NVRTC);
     this.path = path;
     const bind = (signature: string): Call => handle.func(signature) as unknown as Call;
+    const compile = handle.func("int nvrtcCompileProgram(uint64_t, int, const char**)");
+    this.compileAside = compile.async as unknown as Later;
     this.calls = {
       create: bind("int nvrtcCreateProgram(void*, const char*, const char*, int, void*, void*)"),
-      compile: bind("int nvrtcCompileProgram(uint64_t, int, const char**)"),
+      compile: compile as unknown as Call,
       destroy: bind("int nvrtcDestroyProgram(void*)"),
       logSize: bind("int nvrtcGetProgramLogSize(uint64_t, void*)"),
       log: bind("int nvrtcGetProgramLog(uint64_t, void*)"),
@@ -42,28 +52,57 @@ export class Nvrtc {
 
   /** Machine code, or PTX that ends with a NUL. Throws a CudaError with the compiler's log. */
   compile(source: string, name: string, target: Target, options: readonly string[]): Uint8Array {
-    const program = new BigUint64Array(1);
-    check("nvrtcCreateProgram", this.calls.create(program, source, name, 0, null, null));
-    const id = program[0]!;
+    const program = this.program(source, name);
+    const all = allOptions(target, options);
     try {
-      const all = [`--gpu-architecture=${target}`, "--std=c++17", ...options];
-      const size = new BigUint64Array(1);
-      if (this.calls.compile(id, all.length, all) !== 0) {
-        this.calls.logSize(id, size);
-        const log = new Uint8Array(Number(size[0]));
-        this.calls.log(id, log);
-        throw new CudaError(`${name} does not compile for ${target}:\n${Buffer.from(log).toString("utf8")}`);
-      }
-      const kind = isPtx(target) ? "PTX" : "CUBIN";
-      check(`nvrtcGet${kind}Size`, this.results[kind].size(id, size));
-      const code = new Uint8Array(Number(size[0]));
-      check(`nvrtcGet${kind}`, this.results[kind].get(id, code));
-      return code;
+      return this.result(program, this.calls.compile(program, all.length, all), name, target);
     } finally {
-      this.calls.destroy(program);
+      this.calls.destroy(BigUint64Array.of(program));
     }
   }
+
+  /** The same on another thread (libuv's pool has four): NVRTC compiles as many programs at a time. */
+  async compileLater(source: string, name: string, target: Target, options: readonly string[]): Promise<Uint8Array> {
+    const program = this.program(source, name);
+    const all = allOptions(target, options);
+    try {
+      const status = await new Promise<number>((resolve, reject) => {
+        this.compileAside(program, all.length, all, (error, code) => (error ? reject(error) : resolve(code)));
+      });
+      return this.result(program, status, name, target);
+    } finally {
+      this.calls.destroy(BigUint64Array.of(program));
+    }
+  }
+
+  private program(source: string, name: string): bigint {
+    const program = new BigUint64Array(1);
+    check("nvrtcCreateProgram", this.calls.create(program, source, name, 0, null, null));
+    return program[0]!;
+  }
+
+  /** The code of a program that was compiled with this status. */
+  private result(program: bigint, status: number, name: string, target: Target): Uint8Array {
+    const size = new BigUint64Array(1);
+    if (status !== 0) {
+      this.calls.logSize(program, size);
+      const log = new Uint8Array(Number(size[0]));
+      this.calls.log(program, log);
+      throw new CudaError(`${name} does not compile for ${target}:\n${Buffer.from(log).toString("utf8")}`);
+    }
+    const kind = isPtx(target) ? "PTX" : "CUBIN";
+    check(`nvrtcGet${kind}Size`, this.results[kind].size(program, size));
+    const code = new Uint8Array(Number(size[0]));
+    check(`nvrtcGet${kind}`, this.results[kind].get(program, code));
+    return code;
+  }
 }
+
+const allOptions = (target: Target, options: readonly string[]): string[] => [
+  `--gpu-architecture=${target}`,
+  "--std=c++17",
+  ...options,
+];
 
 function supportedBy(bind: (signature: string) => Call): number[] | null {
   let [count, list]: (Call | null)[] = [null, null];
@@ -102,16 +141,38 @@ export function compileCached(
   options: readonly string[],
   folder = kernelCacheFolder(),
 ): Uint8Array {
-  const key = sha256(JSON.stringify([source, options, target, nvrtc.version]));
-  const file = join(
-    folder,
-    `${name.replace(/\W+/g, "_")}-${target}-${key.slice(0, 32)}.${isPtx(target) ? "ptx" : "cubin"}`,
-  );
-  const kept = readChecked(file);
-  if (kept) return kept;
-  const code = nvrtc.compile(source, name, target, options);
+  const file = cacheFile(nvrtc.version, source, name, target, options, folder);
+  return readChecked(file) ?? keep(file, nvrtc.compile(source, name, target, options));
+}
+
+/** The same; a promise where the code has to be made, which is done on another thread. */
+export function compileCachedLater(
+  nvrtc: Pick<Nvrtc, "version" | "compileLater">,
+  source: string,
+  name: string,
+  target: Target,
+  options: readonly string[],
+  folder = kernelCacheFolder(),
+): Uint8Array | Promise<Uint8Array> {
+  const file = cacheFile(nvrtc.version, source, name, target, options, folder);
+  return readChecked(file) ?? nvrtc.compileLater(source, name, target, options).then((code) => keep(file, code));
+}
+
+function cacheFile(
+  version: readonly [number, number],
+  source: string,
+  name: string,
+  target: Target,
+  options: readonly string[],
+  folder: string,
+): string {
+  const key = sha256(JSON.stringify([source, options, target, version])).slice(0, 32);
+  return join(folder, `${name.replace(/\W+/g, "_")}-${target}-${key}.${isPtx(target) ? "ptx" : "cubin"}`);
+}
+
+function keep(file: string, code: Uint8Array): Uint8Array {
   try {
-    mkdirSync(folder, { recursive: true });
+    mkdirSync(dirname(file), { recursive: true });
     const temporary = `${file}.${process.pid}`;
     writeFileSync(temporary, Buffer.concat([Buffer.from(sha256(code), "hex"), code]));
     renameSync(temporary, file);
