@@ -12,7 +12,7 @@
 // one kernel, so that those of NVIDIA's libraries are none of ours: they are counted apart. (Leaving such kernels out by
 // --kernel-name-exclude ends in an error of the sanitizer itself, 2025.3.)
 // A file that ends without tests, by a signal, or after --limit (240 s; 540 s under the sanitizer) has failed.
-import { spawn, spawnSync } from "node:child_process";
+import { spawn } from "node:child_process";
 import {
   appendFileSync,
   existsSync,

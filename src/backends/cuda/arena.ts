@@ -96,7 +96,7 @@ export class Arena {
       if (this[key].address) device.freePinned(this[key].address);
       this[key] = NOTHING;
       if (key === "host") this.generation++;
-      const address = device.allocPinned(size);
+      const address = device.allocPinned(size, "copies");
       this[key] = { address, size, bytes: key === "host" ? NO_BYTES : device.view(address, size) };
     }
     if (this.generation === 0) this.generation = 1;

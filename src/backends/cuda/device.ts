@@ -2,7 +2,7 @@ import koffi from "koffi";
 import { CublasLt, PRODUCT_WORKSPACE, type Product, type ProductOperands } from "./cublaslt.ts";
 import { type DeviceInfo, type DevicePointer, Driver, type Handle } from "./driver.ts";
 import { CudaError, CudaOutOfMemoryError, CudaUnavailableError } from "./errors.ts";
-import { HostMemory } from "./host-memory.ts";
+import { HostMemory, type HostUse } from "./host-memory.ts";
 import { type Defines, type KernelArgument, Kernels, packArguments } from "./kernels.ts";
 import { Nvrtc } from "./nvrtc.ts";
 import { OverlappingLaunches } from "./overlap.ts";
@@ -149,9 +149,9 @@ export class CudaDevice {
     if (!this.driver.lost) this.driver.call("cuMemFree", address);
   }
 
-  /** Page-locked host memory, as bytes too. */
+  /** Page-locked host memory for copies, as bytes too. */
   pinned(bytes: number): { address: bigint; bytes: Uint8Array } {
-    const address = this.allocPinned(bytes);
+    const address = this.allocPinned(bytes, "copies");
     return { address, bytes: this.view(address, bytes) };
   }
 
@@ -161,8 +161,8 @@ export class CudaDevice {
   }
 
   /** Page-locked host memory. */
-  allocPinned(bytes: number): bigint {
-    return this.hostMemory.alloc(bytes);
+  allocPinned(bytes: number, use: HostUse): bigint {
+    return this.hostMemory.alloc(bytes, use);
   }
 
   freePinned(address: bigint): void {

@@ -27,13 +27,13 @@ test("much memory is mapped in large pages, locked and given back", { skip: linu
   const { driver, called } = fakeDriver();
   const memory = new HostMemory(driver);
   const bytes = 65 * MIB + 12_345;
-  const address = memory.alloc(bytes);
+  const address = memory.alloc(bytes, "copies");
   assert.equal(address % BigInt(2 * MIB), 0n);
   assert.deepEqual(called, [["cuMemHostRegister", address, 66 * MIB, 0]]);
   const mine = view(address, bytes);
   assert.ok(mine.every((byte) => byte === 0));
   mine.fill(7);
-  const other = memory.alloc(64 * MIB);
+  const other = memory.alloc(64 * MIB, "copies");
   assert.ok(other + BigInt(64 * MIB) <= address || other >= address + BigInt(66 * MIB));
   view(other, 64 * MIB).fill(9);
   assert.ok(mine.every((byte) => byte === 7));
@@ -46,14 +46,15 @@ test("much memory is mapped in large pages, locked and given back", { skip: linu
   ]);
 });
 
-test("little memory is the driver's, and much where the driver locks no other", () => {
-  for (const [bytes, statuses] of [
-    [10, {}],
-    [64 * MIB, { cuMemHostRegister: 801 }],
+test("little memory is the driver's, and much where it locks no other or kernels read it", () => {
+  for (const [bytes, use, statuses] of [
+    [10, "copies", {}],
+    [64 * MIB, "copies", { cuMemHostRegister: 801 }],
+    [64 * MIB, "kernels", {}],
   ] as const) {
     const { driver, called } = fakeDriver(statuses);
     const memory = new HostMemory(driver);
-    assert.equal(memory.alloc(bytes), 4096n);
+    assert.equal(memory.alloc(bytes, use), 4096n);
     assert.deepEqual(called.at(-1), ["cuMemHostAlloc", "cell", Math.max(bytes, 64), 0]);
     memory.free(4096n);
     assert.deepEqual(called.at(-1), ["cuMemFreeHost", 4096n]);
@@ -62,12 +63,12 @@ test("little memory is the driver's, and much where the driver locks no other", 
 
 test("a host without room says what helps", () => {
   const { driver } = fakeDriver({ cuMemHostRegister: 2, cuMemHostAlloc: 2 });
-  assert.throws(() => new HostMemory(driver).alloc(3 * 2 ** 30), {
+  assert.throws(() => new HostMemory(driver).alloc(3 * 2 ** 30, "copies"), {
     name: "CudaOutOfMemoryError",
     message: /no room for 3\.00 GiB of page-locked memory.*activationOffloading: false/,
   });
   const broken = fakeDriver({ cuMemHostRegister: 1, cuMemHostAlloc: 1 });
-  assert.throws(() => new HostMemory(broken.driver).alloc(MIB), { name: "CudaError" });
+  assert.throws(() => new HostMemory(broken.driver).alloc(MIB, "copies"), { name: "CudaError" });
 });
 
 test("mapped memory holds what the card copies there and back (CUDA)", { skip }, () => {

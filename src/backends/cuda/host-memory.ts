@@ -7,7 +7,7 @@ const LIBC = "libc.so.6";
 const LARGE_PAGE = 2 * 2 ** 20;
 const [READ_WRITE, PRIVATE_ANONYMOUS] = [0x3, 0x22];
 const [HUGE_PAGES, POPULATE_WRITE] = [14, 23];
-/** From here on memory is mapped here and registered; below, the driver's own is as quick. */
+/** From here on memory for copies is mapped here and registered; below, the driver's own is as quick. */
 const MAPPED_BYTES = 64 * 2 ** 20;
 /** Threads that touch pages ahead of the driver: as many as libuv's pool has. */
 const HELPERS = 4;
@@ -17,13 +17,17 @@ interface Mapping {
   readonly bytes: bigint;
 }
 
+/** Who reads and writes memory of the host besides the host: only copies, or kernels too. */
+export type HostUse = "copies" | "kernels";
+
 /** Of a driver, what page-locked memory needs. */
 export type HostDriver = Pick<Driver, "try" | "call" | "failure" | "lost">;
 
 /**
  * Page-locked host memory. The driver's own comes in pages of 4 KiB, zeroed and locked one by one on one thread: 8 GiB took
  * 4.7 s on a host of an H100. Large pages that several threads touch while the driver locks them took a seventh of that, and
- * copies are as fast; where the system gives none, the driver's memory is used.
+ * copies are as fast; where the system gives none, the driver's memory is used, and for what kernels read: not every system lets
+ * them read registered memory at the host's address.
  */
 export class HostMemory {
   private readonly mappings = new Map<bigint, Mapping>();
@@ -33,9 +37,9 @@ export class HostMemory {
     this.driver = driver;
   }
 
-  /** The address of `bytes` bytes; CudaOutOfMemoryError when the host has no room for them. */
-  alloc(bytes: number): bigint {
-    const address = bytes >= MAPPED_BYTES ? this.map(bytes) : null;
+  /** The address of `bytes` bytes, for kernels or for copies alone; CudaOutOfMemoryError when the host has no room for them. */
+  alloc(bytes: number, use: HostUse): bigint {
+    const address = use === "copies" && bytes >= MAPPED_BYTES ? this.map(bytes) : null;
     if (address !== null) return address;
     const cell = new BigUint64Array(1);
     const status = this.driver.try("cuMemHostAlloc", cell, Math.max(bytes, 64), 0);

@@ -45,7 +45,7 @@ export class CudaTensor implements DeviceTensor {
     this.bytes = layout.bytes;
     try {
       for (const [part, bytes] of this.parts) {
-        const address = this.host ? Number(device.allocPinned(bytes)) : device.alloc(bytes);
+        const address = this.host ? Number(device.allocPinned(bytes, "kernels")) : device.alloc(bytes);
         this.addresses.set(part, address);
         if (this.host) device.view(BigInt(address), bytes).fill(0);
         else device.clear(address, bytes);
