@@ -29,21 +29,3 @@ export function tensorLayout(dtype: DType, shape: Shape, options: TensorOptions)
   }
   return { quantization, parts, bytes: [...parts.values()].reduce((sum, bytes) => sum + bytes, 0) };
 }
-
-let lastTensorId = 0;
-
-/** A number no other tensor of this process has: graphs tell tensors apart by it. */
-export const nextTensorId = (): number => ++lastTensorId;
-
-/** Throw a RangeError unless `length` bytes at `offset` lie inside a part; gives where they are to go. */
-export function checkedWrite(
-  tensor: Pick<DeviceTensor, "name" | "parts">,
-  length: number,
-  { part = "data", offset = 0 }: { part?: PartName; offset?: number },
-): { part: PartName; offset: number } {
-  const size = tensor.parts.get(part) ?? 0;
-  if (offset + length > size) {
-    throw new RangeError(`${tensor.name}: writing ${length} bytes at ${offset} of its ${part} (${size} bytes)`);
-  }
-  return { part, offset };
-}

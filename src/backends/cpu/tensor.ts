@@ -1,6 +1,6 @@
 import { type DType, GraphError, type Shape } from "../../graph/types.ts";
-import type { DeviceTensor, PartName, TensorOptions, TensorRole } from "../backend.ts";
-import { checkedWrite, nextTensorId, tensorLayout } from "../tensor-layout.ts";
+import type { PartName, TensorOptions } from "../backend.ts";
+import { StoredTensor } from "../stored-tensor.ts";
 import { type Address, type CpuRuntime, type KernelArgument, MAX_VIEW_BYTES } from "./runtime.ts";
 
 const WEIGHT_TYPES: Partial<Record<DType, number>> = { f32: 0, bf16: 1, f16: 2 };
@@ -8,20 +8,9 @@ const NF4 = 3;
 const NF4_DOUBLE = 4;
 const INT8 = 5;
 
-/** A tensor in a CPU runtime's memory: one allocation a part. */
-export class CpuTensor implements DeviceTensor {
-  readonly id = nextTensorId();
-  readonly name: string;
-  readonly dtype: DType;
-  readonly shape: Shape;
-  readonly role: TensorRole;
-  readonly bytes: number;
-  readonly quantization: { readonly blockSize: number; readonly doubleQuant: boolean } | null;
-  readonly parts: ReadonlyMap<PartName, number>;
-  nestedOffset = 0;
+/** A tensor in a CPU runtime's memory. */
+export class CpuTensor extends StoredTensor {
   private readonly runtime: CpuRuntime;
-  private readonly addresses = new Map<PartName, Address>();
-  private readonly released: (tensor: CpuTensor) => void;
 
   constructor(
     runtime: CpuRuntime,
@@ -29,33 +18,18 @@ export class CpuTensor implements DeviceTensor {
     dtype: DType,
     shape: Shape,
     options: TensorOptions,
-    released: (t: CpuTensor) => void,
+    released: (tensor: CpuTensor) => void,
   ) {
+    super(name, dtype, shape, options, released);
     this.runtime = runtime;
-    this.name = name;
-    this.dtype = dtype;
-    this.shape = shape;
-    this.role = options.role;
-    this.released = released;
-    const layout = tensorLayout(dtype, shape, options);
-    this.quantization = layout.quantization;
-    this.parts = layout.parts;
-    this.bytes = layout.bytes;
     try {
-      for (const [part, bytes] of this.parts) this.addresses.set(part, runtime.alloc(Math.max(bytes, 4)));
+      this.takeParts((bytes) => runtime.alloc(Math.max(bytes, 4)));
     } catch (error) {
-      this.freeParts();
       const reason = error instanceof Error ? error.message : String(error);
       throw new Error(`no memory for ${name} (${dtype}[${shape.join(",")}], ${this.bytes} bytes): ${reason}`, {
         cause: error,
       });
     }
-  }
-
-  address(part: PartName = "data"): Address {
-    const address = this.addresses.get(part);
-    if (address === undefined) throw new GraphError(`tensor ${this.name} has been disposed or has no ${part}`);
-    return address;
   }
 
   /** The kernels' 7 words for this tensor as a matrix. */
@@ -73,8 +47,7 @@ export class CpuTensor implements DeviceTensor {
   }
 
   write(data: Uint8Array, at: { part?: PartName; offset?: number } = {}): void {
-    const { part, offset } = checkedWrite(this, data.byteLength, at);
-    const start = this.address(part) + offset;
+    const start = this.placeOf(data.byteLength, at);
     for (let done = 0; done < data.byteLength; done += MAX_VIEW_BYTES) {
       const piece = data.subarray(done, done + MAX_VIEW_BYTES);
       this.runtime.bytes(start + done, piece.byteLength).set(piece);
@@ -90,14 +63,7 @@ export class CpuTensor implements DeviceTensor {
     return copy;
   }
 
-  dispose(): void {
-    if (this.addresses.size === 0) return;
-    this.freeParts();
-    this.released(this);
-  }
-
-  private freeParts(): void {
-    for (const address of this.addresses.values()) this.runtime.free(address);
-    this.addresses.clear();
+  protected freePart(address: Address): void {
+    this.runtime.free(address);
   }
 }
