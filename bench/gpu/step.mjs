@@ -4,6 +4,7 @@ import { GIB, gib, load, median, random32, seconds } from "./lib.mjs";
 const { Optimizer } = await load("optim/optimizer.js");
 const { StepRunner } = await load("train/step.js");
 const { collate } = await load("data/index.js");
+const { keysSeen } = await load("ops/attention.js");
 
 const ADAM = { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weightDecay: 0, eightBit: true };
 export const optimizerOf = (peft) => new Optimizer(peft.model.backend, peft.trainable(), ADAM);
@@ -128,13 +129,7 @@ export function breakdown(times) {
 }
 
 /** Of what a graph counts for attention over its tokens as one sequence, the share that sequences of `length` have. */
-function pairsShare({ window, causal }, tokens, length) {
-  const seen = (n) => {
-    const most = window > 0 ? Math.min(window, n) : n;
-    return causal ? most - most ** 2 / (2 * n) : most;
-  };
-  return seen(length) / seen(tokens);
-}
+const pairsShare = (attrs, tokens, length) => keysSeen(length, attrs) / keysSeen(tokens, attrs);
 
 /** Lines of time, rate and traffic for each kind of node of a batch of equal sequences, the longest first. */
 export function kernelLines(times, { batch, length }) {

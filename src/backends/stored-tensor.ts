@@ -19,6 +19,7 @@ export abstract class StoredTensor implements DeviceTensor {
   private readonly addresses = new Map<PartName, number>();
   private readonly released: (tensor: this) => void;
 
+  /** `released` is told of this tensor when its memory is free; a backend knows its own class of tensors only. */
   constructor(name: string, dtype: DType, shape: Shape, options: TensorOptions, released: (tensor: never) => void) {
     this.name = name;
     this.dtype = dtype;
@@ -51,10 +52,17 @@ export abstract class StoredTensor implements DeviceTensor {
     this.released(this);
   }
 
-  /** Takes the memory of every part, or of none when `take` throws. */
-  protected takeParts(take: (bytes: number) => number): void {
+  /** Takes the memory of every part and prepares it; of none when either throws. */
+  protected takeParts(
+    take: (bytes: number) => number,
+    prepare: (address: number, bytes: number) => void = () => undefined,
+  ): void {
     try {
-      for (const [part, bytes] of this.parts) this.addresses.set(part, take(bytes));
+      for (const [part, bytes] of this.parts) {
+        const address = take(bytes);
+        this.addresses.set(part, address);
+        prepare(address, bytes);
+      }
     } catch (error) {
       this.freeParts();
       throw error;

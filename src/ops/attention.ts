@@ -68,11 +68,16 @@ export const attentionGradOp: Op<AttentionAttrs> = {
   cost: (node) => ({ flops: pairFlops(node.outputs[0]!, node.attrs as AttentionAttrs, 10), bytes: traffic(node) }),
 };
 
+/** How many keys a query of a sequence of so many tokens sees, in the mean, up to half a key. */
+export function keysSeen(tokens: number, { window, causal }: Pick<AttentionAttrs, "window" | "causal">): number {
+  const most = window > 0 ? Math.min(window, tokens) : tokens;
+  return causal ? most - most ** 2 / (2 * tokens) : most;
+}
+
 // An upper bound: a graph does not know how its tokens fall into sequences.
-function pairFlops(q: Value, { heads, headDim, window, causal }: AttentionAttrs, perPair: number): number {
-  const t = q.shape[0]!;
-  const most = window > 0 ? Math.min(window, t) : t;
-  return perPair * heads * headDim * t * (causal ? most - most ** 2 / (2 * t) : most);
+function pairFlops(q: Value, attrs: AttentionAttrs, perPair: number): number {
+  const tokens = q.shape[0]!;
+  return perPair * attrs.heads * attrs.headDim * tokens * keysSeen(tokens, attrs);
 }
 
 export interface AttentionOptions extends Omit<AttentionAttrs, "scale" | "window" | "softcap" | "causal"> {

@@ -287,7 +287,7 @@ export class CudaDevice {
     this.kernels.dispose();
     for (const address of this.sizes.keys()) this.driver.try("cuMemFree", address);
     this.sizes.clear();
-    if (!this.driver.lost) this.hostMemory.free(this.staging.address);
+    this.hostMemory.release(this.staging.address);
     for (const stream of [this.stream, this.copyStream]) this.driver.try("cuStreamDestroy", stream);
     this.driver.try("cuDevicePrimaryCtxRelease", this.info.id);
   }

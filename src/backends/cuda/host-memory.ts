@@ -7,6 +7,8 @@ const LIBC = "libc.so.6";
 const LARGE_PAGE = 2 * 2 ** 20;
 const [READ_WRITE, PRIVATE_ANONYMOUS] = [0x3, 0x22];
 const [HUGE_PAGES, POPULATE_WRITE] = [14, 23];
+/** mmap's MAP_FAILED. */
+const FAILED = 2n ** 64n - 1n;
 /** From here on memory for copies is mapped here and registered; below, the driver's own is as quick. */
 const MAPPED_BYTES = 64 * 2 ** 20;
 /** Threads that touch pages ahead of the driver: as many as libuv's pool has. */
@@ -21,7 +23,7 @@ interface Mapping {
 export type HostUse = "copies" | "kernels";
 
 /** Of a driver, what page-locked memory needs. */
-export type HostDriver = Pick<Driver, "try" | "call" | "failure" | "lost">;
+export type HostDriver = Pick<Driver, "try" | "failure" | "lost">;
 
 /**
  * Page-locked host memory. The driver's own comes in pages of 4 KiB, zeroed and locked one by one on one thread: 8 GiB took
@@ -55,14 +57,18 @@ export class HostMemory {
   }
 
   free(address: bigint): void {
+    const status = this.release(address);
+    if (status !== 0 && !this.driver.lost) throw this.driver.failure("freeing page-locked memory", status);
+  }
+
+  /** The same, with the driver's status for an error: for where all is closed whatever comes. */
+  release(address: bigint): number {
     const mapping = this.mappings.get(address);
-    if (!mapping) {
-      if (!this.driver.lost) this.driver.call("cuMemFreeHost", address);
-      return;
-    }
+    if (!mapping) return this.driver.try("cuMemFreeHost", address);
     this.mappings.delete(address);
-    if (!this.driver.lost) this.driver.call("cuMemHostUnregister", address);
+    const status = this.driver.try("cuMemHostUnregister", address);
     libc()!.munmap(mapping.start, mapping.bytes);
+    return status;
   }
 
   /** Memory of its own, locked; null where that cannot be. */
@@ -88,9 +94,6 @@ export class HostMemory {
     return address;
   }
 }
-
-/** mmap's MAP_FAILED. */
-const FAILED = 2n ** 64n - 1n;
 
 interface SystemCalls {
   mmap(at: bigint, bytes: bigint, protection: number, flags: number, file: number, offset: bigint): bigint;

@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { test } from "node:test";
+import { type TestContext, test } from "node:test";
 import { temporaryFolder } from "../../formats/files.test.support.ts";
 import type { Driver, Handle } from "./driver.ts";
 import { CudaError } from "./errors.ts";
@@ -7,8 +7,8 @@ import { Kernels } from "./kernels.ts";
 import { Nvrtc } from "./nvrtc.ts";
 
 /** Kernels of a driver and a compiler that only note what they are asked for; compilations on other threads end when told to. */
-function fakes(t: { after(body: () => void): void }) {
-  process.env.UNSLOTH_CACHE = temporaryFolder(t as never);
+function fakes(t: TestContext) {
+  process.env.UNSLOTH_CACHE = temporaryFolder(t);
   t.after(() => delete process.env.UNSLOTH_CACHE);
   const log: string[] = [];
   const ends: ((error?: Error) => void)[] = [];

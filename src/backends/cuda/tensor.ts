@@ -25,7 +25,10 @@ export class CudaTensor extends StoredTensor {
     this.host = options.host ?? false;
     this.precise = options.precise ?? false;
     try {
-      this.takeParts((bytes) => this.take(bytes));
+      this.takeParts(
+        (bytes) => (this.host ? Number(device.allocPinned(bytes, "kernels")) : device.alloc(bytes)),
+        (address, bytes) => this.clear(address, bytes),
+      );
     } catch (error) {
       if (error instanceof Error)
         error.message = `no memory for ${name} (${dtype}[${shape.join(",")}]): ${error.message}`;
@@ -58,14 +61,8 @@ export class CudaTensor extends StoredTensor {
     else this.device.free(address);
   }
 
-  private take(bytes: number): DevicePointer {
-    if (!this.host) {
-      const address = this.device.alloc(bytes);
-      this.device.clear(address, bytes);
-      return address;
-    }
-    const address = this.device.allocPinned(bytes, "kernels");
-    this.device.view(address, bytes).fill(0);
-    return Number(address);
+  private clear(address: DevicePointer, bytes: number): void {
+    if (this.host) this.device.view(BigInt(address), bytes).fill(0);
+    else this.device.clear(address, bytes);
   }
 }

@@ -18,7 +18,8 @@ struct Barrier {
   DEVICE void arrive() const {
     asm volatile("{\n.reg .b64 state;\nmbarrier.arrive.shared.b64 state, [%0];\n}" ::"r"(at) : "memory");
   }
-  // Until phase `n`, the first being 0, is over. Whoever waits has to do so for each phase, or for every other one at least.
+  // Until phase `n`, the first being 0, is over. Only whether n is odd is looked at, so the phase that is on must be n or n + 1: it
+  // cannot go further where those who wait have to arrive for that.
   DEVICE void wait(int n) const {
     u32 over = 0;
     while (true) {
