@@ -6,7 +6,7 @@
 //                                     nothing where there is nothing to compile, or nothing to do that with
 // Without a C++ compiler the package works on its WebAssembly build, so a missing or failing compiler is not an error.
 import { spawnSync } from "node:child_process";
-import { cpSync } from "node:fs";
+import { chmodSync, cpSync, existsSync } from "node:fs";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { buildNative } from "./build-native.mjs";
@@ -33,6 +33,9 @@ if (wanted("types")) {
   const tsc = join(root, "node_modules", "typescript", "bin", "tsc");
   const { status } = spawnSync(process.execPath, [tsc, "-p", root], { stdio: "inherit" });
   if (status !== 0) process.exitCode = 1;
+  // npx marks a package's command as one when it first links to it, not again when it has been built anew.
+  const command = join(root, "dist/cli/main.js");
+  if (existsSync(command)) chmodSync(command, 0o755);
   // CUDA kernels are compiled where they run: they ship as source beside the module that loads them.
   const kernels = "backends/cuda/kernels";
   cpSync(join(root, "src", kernels), join(root, "dist", kernels), { recursive: true });
